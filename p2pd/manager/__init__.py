@@ -1,0 +1,1 @@
+"""The manager: who is here, told to everybody."""

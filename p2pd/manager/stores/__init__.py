@@ -1,0 +1,1 @@
+"""Where the registry's rows are kept: one interface, several backends."""

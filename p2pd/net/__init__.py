@@ -1,0 +1,1 @@
+"""Endpoints, addresses and the fast TCP transport."""

@@ -1,0 +1,1 @@
+"""The peer: shares a folder and fetches from other peers."""

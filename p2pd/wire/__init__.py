@@ -1,0 +1,1 @@
+"""The wire, pure: bytes to messages to bytes, no I/O."""
