@@ -1,0 +1,165 @@
+"""Frozen snapshots of what goes on: client, web page and metrics read these and nothing else.
+
+``to_json`` gives the objects of ``docs/cli.md``: what stands there is there, and
+a few keys more. Sizes are bytes, rates bytes per second, times seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+Direction = Literal["in", "out"]
+State = Literal["waiting", "hashing", "running", "paused", "verifying", "done", "failed", "cancelled"]
+Role = Literal["peer", "manager"]
+ManagerLink = Literal["connected", "connecting", "none"]
+
+Json = dict[str, Any]
+
+
+@attrs.frozen
+class SourceStatus:
+    """One other side of a transfer: verified bytes from it (or sent to it), and the rate now."""
+
+    name: str
+    bytes: int
+    rate: float = 0.0
+
+    def to_json(self) -> Json:
+        """``name``, ``bytes``, ``rate``."""
+        return {"name": self.name, "bytes": self.bytes, "rate": round(self.rate)}
+
+
+@attrs.frozen
+class TransferStatus:
+    """One transfer, coming (`in`) or going (`out`); ``size`` and ``file`` are None until known.
+
+    ``code`` and ``message`` say why it failed, or what it waits for.
+    """
+
+    id: str
+    name: str
+    file: str | None
+    direction: Direction
+    state: State
+    bytes: int
+    size: int | None
+    rate: float = 0.0
+    sources: tuple[SourceStatus, ...] = ()
+    code: str | None = None
+    message: str | None = None
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until all bytes are there at the present rate; None where nothing can be said."""
+        if self.state != "running" or self.size is None or self.rate <= 0:
+            return None
+        return round(max(self.size - self.bytes, 0) / self.rate, 1)
+
+    def to_json(self) -> Json:
+        """An object of ``transfers``; further keys: ``eta``, ``code``, ``message``."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "file": self.file,
+            "direction": self.direction,
+            "state": self.state,
+            "bytes": self.bytes,
+            "size": self.size,
+            "rate": round(self.rate),
+            "sources": [source.to_json() for source in self.sources],
+            "eta": self.eta,
+            "code": self.code,
+            "message": self.message,
+        }
+
+
+@attrs.frozen
+class PeerStatus:
+    """One active peer."""
+
+    name: str
+    host: str
+    port: int
+    id: str
+
+    def to_json(self) -> Json:
+        """An object of ``peers``."""
+        return {"name": self.name, "host": self.host, "port": self.port, "id": self.id}
+
+
+@attrs.frozen
+class FileStatus:
+    """One file of the share; ``id`` is None until it is hashed."""
+
+    name: str
+    size: int
+    id: str | None
+
+    def to_json(self) -> Json:
+        """An object of ``files``."""
+        return {"name": self.name, "size": self.size, "id": self.id}
+
+
+@attrs.frozen
+class PiecesStatus:
+    """Which pieces of one content are here; ``pieces`` as by :func:`p2pd.pieces.format_runs`."""
+
+    name: str
+    id: str
+    size: int
+    piece_size: int
+    count: int
+    held: int
+    pieces: str
+
+    def to_json(self) -> Json:
+        """An object of ``pieces``."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "size": self.size,
+            "piece_size": self.piece_size,
+            "count": self.count,
+            "held": self.held,
+            "pieces": self.pieces,
+            "complete": self.held == self.count,
+        }
+
+
+@attrs.frozen
+class DaemonStatus:
+    """The daemon at a glance: what ``status`` prints.
+
+    ``peers``, ``files`` and ``transfers`` are counts (``transfers``: those that have not
+    ended); ``problems`` are sentences for a person, empty when all is well.
+    """
+
+    role: Role
+    name: str
+    host: str
+    port: int
+    manager: ManagerLink
+    peers: int
+    files: int
+    transfers: int
+    version: str
+    pid: int
+    problems: tuple[str, ...] = ()
+
+    def to_json(self) -> Json:
+        """The object of ``status``."""
+        return {
+            "role": self.role,
+            "name": self.name,
+            "host": self.host,
+            "port": self.port,
+            "manager": self.manager,
+            "peers": self.peers,
+            "files": self.files,
+            "transfers": self.transfers,
+            "version": self.version,
+            "pid": self.pid,
+            "problems": list(self.problems),
+        }
