@@ -45,7 +45,7 @@ def socket_folders() -> list[str]:
     except OSError:
         run = []
     folders += [path for path in (os.path.join("/run", name) for name in run) if path not in folders]
-    return [path for path in folders if os.access(path, os.R_OK | os.X_OK)]
+    return [path for path in folders if _is_trusted(path)]
 
 
 def list_sockets() -> list[tuple[str, int, str]]:
@@ -62,6 +62,16 @@ def list_sockets() -> list[tuple[str, int, str]]:
             if role in ROLES and suffix == "sock" and port.isascii() and port.isdigit() and len(port) <= 5:
                 found.append((role, int(port), os.path.join(folder, name)))
     return sorted(found, key=lambda item: (ROLES.index(item[0]), item[1:]))
+
+
+def _is_trusted(path: str) -> bool:
+    """True for a readable folder that is ours or root's: anybody could make the one under ``/tmp``."""
+    try:
+        owner = os.stat(path).st_uid
+    except OSError:
+        return False
+    user = os.geteuid()
+    return (user == 0 or owner in (user, 0)) and os.access(path, os.R_OK | os.X_OK)
 
 
 def ensure_folder(path: str) -> None:

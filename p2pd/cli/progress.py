@@ -1,0 +1,77 @@
+"""How a `req` goes on, for people: on standard error, drawn on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from p2pd.cli.render import escape, rate, seconds, size
+
+if TYPE_CHECKING:
+    from p2pd.cli.drawing import Bars
+
+_STEP = 10
+"""Percent between two plain lines."""
+_INTERVAL = 5.0
+"""Seconds after which a plain line comes even if little has."""
+
+
+class Reporter:
+    """Fed with the events of one `req`; ``quiet`` shows nothing."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._draws = not quiet and sys.stderr.isatty()
+        self._bars: Bars | None = None
+        self._last = (-_STEP, float("-inf"))
+        self._sources: tuple[str, ...] = ()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show one event; unknown ones are passed over."""
+        if self._quiet:
+            return
+        kind = event.get("event")
+        if kind == "sources":
+            names = tuple(escape(str(source.get("name"))) for source in event.get("sources") or [])
+            if names != self._sources:
+                self._sources = names
+                self._say(f"from {', '.join(names)}" if names else "no source at the moment")
+        elif kind == "note":
+            self._say(escape(str(event.get("message"))))
+        elif kind == "progress":
+            self._progress(event)
+        elif kind == "done" and self._bars is not None:
+            self._bars.finish(event)
+
+    def close(self) -> None:
+        """Let go of the terminal."""
+        if self._bars is not None:
+            self._bars.close()
+            self._bars = None
+
+    def _say(self, text: str) -> None:
+        if self._bars is not None:
+            self._bars.message(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        if self._draws:
+            if self._bars is None:
+                from p2pd.cli.drawing import Bars
+
+                self._bars = Bars()
+            self._bars.update(event)
+            return
+        got, whole, speed = event.get("bytes"), event.get("size"), event.get("rate")
+        if not isinstance(got, int) or not isinstance(whole, int):
+            return
+        done = 100 * got // whole if whole else 100
+        shown, when = self._last
+        now = time.monotonic()
+        if done < shown + _STEP and now < when + _INTERVAL and not (done == 100 > shown):
+            return
+        self._last = (done - done % _STEP, now)
+        left = seconds((whole - got) / speed) if isinstance(speed, int | float) and speed > 0 else "-"
+        self._say(f"{done:3}%  {size(got)} of {size(whole)}  {rate(speed)}  {left} left")
