@@ -1,0 +1,126 @@
+import json
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from p2pd.manager.hub import Hub
+from p2pd.manager.protocol import ManagerFactory
+from p2pd.manager.registry import Registry
+
+OWN = {"127.0.0.1", "10.0.0.1"}
+
+
+class Line(StringTransport):
+    """A connection to the manager, seen from the peer: what it was sent, and ways to be a bad peer."""
+
+    def __init__(self, factory, host):
+        super().__init__(peerAddress=IPv4Address("TCP", host, 40000))
+        self.write_closed = False
+        self.protocol = factory.buildProtocol(self.peerAddr)
+        if self.protocol is not None:
+            self.protocol.makeConnection(self)
+
+    def loseWriteConnection(self):
+        self.write_closed = True
+
+    def setTcpKeepAlive(self, on):
+        pass
+
+    def setTcpNoDelay(self, on):
+        pass
+
+    def abortConnection(self):
+        super().abortConnection()
+        self.end(ConnectionLost())
+
+    def loseConnection(self):
+        super().loseConnection()
+        self.end(ConnectionDone())
+
+    def end(self, why=None):
+        protocol, self.protocol = self.protocol, None
+        if protocol is not None:
+            protocol.connectionLost(Failure(why or ConnectionDone()))
+
+    def say(self, verb, **fields):
+        self.protocol.dataReceived(f"{verb} {json.dumps(fields)}\n".encode())
+
+    def announce(self, number, name=None, listen=("0.0.0.0",), cookie="", **more):
+        fields = {"major": 1, "minor": 0, "id": f"{number:032x}", "name": name or f"p{number}"}
+        fields |= {"port": 7000 + number, "listen": list(listen), "advertise": "", "cookie": cookie} | more
+        self.say("new_peer", **fields)
+
+    def heard(self):
+        """(verb, fields) of the lines since the last call."""
+        lines = self.value().decode().split("\n")
+        assert lines.pop() == ""
+        self.clear()
+        found = []
+        for line in lines:
+            verb, _, fields = line.partition(" {")
+            found.append((verb, json.loads("{" + fields)))
+        return found
+
+
+class Store:
+    problem = ""
+
+    def __init__(self):
+        self.saved = []
+
+    async def save(self, records):
+        self.saved += records
+
+
+class Manager:
+    def __init__(self, limit=100, lease=30):
+        self.clock = Clock()
+        self.tables = 0
+        self.registry = Registry(lease, OWN.__contains__)
+        self.hub = Hub(self.clock, self.registry, lambda: 1.8e9, self._changed)
+        self.factory = ManagerFactory(self.clock, self.hub, limit)
+        self.store = Store()
+        self.hub.start()
+        self.hub.keep_in(self.store)
+
+    def _changed(self):
+        self.tables += 1
+
+    def line(self, host="10.0.0.5"):
+        return Line(self.factory, host)
+
+    def joined(self, number, host="10.0.0.5", **more):
+        line = self.line(host)
+        line.announce(number, **more)
+        self.clock.advance(0.05)
+        return line
+
+    def names(self):
+        return [each.info.name for each in self.registry.active]
+
+
+@pytest.fixture
+def make_manager():
+    made = []
+
+    def make(**settings):
+        made.append(Manager(**settings))
+        return made[-1]
+
+    yield make
+    for manager in made:
+        for protocol in list(manager.factory.protocols):
+            protocol.transport.end()
+        stopping = manager.hub.stop()
+        with pytest.raises(StopIteration):
+            stopping.send(None)
+        assert manager.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def manager(make_manager):
+    return make_manager()
