@@ -123,7 +123,7 @@ def decode_line(line: bytes, table: Mapping[str, type[Message]]) -> Message | Un
         fields = _json.decode((b"{" + rest).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"{verb}: not acceptable JSON: {str(error)[:200]}") from None
-    for field in attrs.fields(cls):
+    for field in cls.__attrs_attrs__:  # type: ignore[attr-defined]
         if field.name not in fields:
             raise ProtocolError(f"{verb}: {field.name} is missing")
     try:

@@ -1,0 +1,321 @@
+"""One file coming in: requests in flight, deadlines, endgame. Pure; told what happens and when.
+
+:class:`Transfer` is told of sources, grants, progress and pieces, and speaks to
+a :class:`Driver`. It is called by :mod:`p2pd.peer.download` between machines, and by
+tests with a list for a driver and numbers for a clock. Times are seconds of any
+monotonic clock. It never sleeps: whoever owns it calls :meth:`Transfer.tick`
+every :data:`TICK` seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import attrs
+
+from p2pd.fetch.picker import Picker, Run, SourceKey
+from p2pd.pieces import Bitfield, piece_length
+
+TICK = 0.25
+STALL = 5.0
+"""A source that was given a request and sends nothing for this long loses it."""
+GRANTS = 3
+"""Grants kept open at a source: one being served, one named behind it, one on its way."""
+FIRST_RUN = 1024 * 1024
+"""Bytes asked for at once before a source's rate is known."""
+RUN_SECONDS = 0.1
+"""Later a run is about this long, so that little is lost with a source."""
+MAX_DUPLICATE = 16 * 1024 * 1024
+"""Pieces up to this long are asked of a second source in the endgame; they wait in memory."""
+ENDGAME_GAIN = 1.5
+"""The second source must be expected to be done this many times sooner."""
+
+
+class Driver(Protocol):
+    """What a :class:`Transfer` says, to be carried out at once or soon, never to call back within."""
+
+    def want(self, source: SourceKey, count: int) -> None:
+        """Ask the source to keep ``count`` grants open; 0: none more."""
+
+    def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
+        """Use the grant for these pieces. ``duplicate``: another source is on them too."""
+
+    def decline(self, source: SourceKey, grant: int) -> None:
+        """Nothing to ask for."""
+
+    def cancel(self, source: SourceKey, grant: int) -> None:
+        """Stop; what still comes of this grant does not count."""
+
+    def blame(self, source: SourceKey, piece: int) -> None:
+        """The source sent a wrong piece and was removed: not to be used again for this file."""
+
+
+@attrs.define(eq=False)
+class _Get:
+    grant: int
+    run: Run
+    left: int  # bytes
+    pending: set[int]
+    duplicate: bool
+    asked: float
+
+
+@attrs.define(eq=False)
+class Source:
+    """What is known of a source; ``bytes`` are verified ones, ``rate`` is bytes per second, smoothed."""
+
+    key: SourceKey
+    gets: dict[int, _Get] = attrs.Factory(dict)
+    bytes: int = 0
+    rate: float = 0.0
+    heard: float = 0.0
+    idle: bool = True  # it has no `want` of ours
+    stalled: bool = False
+    _window: int = 0
+    _window_start: float = 0.0
+
+    def measure(self, count: int, now: float) -> None:
+        """Count received bytes into the rate (mean of about the last second)."""
+        self._window += count
+        span = now - self._window_start
+        if span >= 0.05:
+            sample = self._window / span
+            weight = min(1.0, span)
+            self.rate = sample if not self.rate else self.rate + (sample - self.rate) * max(weight, 0.2)
+            self._window = 0
+            self._window_start = now
+
+    def restart_window(self, now: float) -> None:
+        """The source was idle: do not count the pause."""
+        self._window = 0
+        self._window_start = now
+
+
+class Transfer:
+    """The pieces of one file, from all sources at once, each piece whole from one of them.
+
+    ``size`` and ``piece_size`` in bytes; ``held`` is kept up to date.
+    """
+
+    def __init__(
+        self, size: int, piece_size: int, held: Bitfield, driver: Driver, *, seed: str | None = None
+    ) -> None:
+        self._size = size
+        self._piece_size = piece_size
+        self._driver = driver
+        self._picker = Picker(held, seed)
+        self.sources: dict[SourceKey, Source] = {}
+        self._asked: dict[int, list[tuple[Source, _Get]]] = {}
+        self.paused = False
+
+    @property
+    def held(self) -> Bitfield:
+        """The verified pieces."""
+        return self._picker.held
+
+    @property
+    def done(self) -> bool:
+        """True once every piece is held."""
+        return self.held.complete
+
+    @property
+    def bytes_held(self) -> int:
+        """Verified bytes, what was here before included."""
+        held = self.held
+        total = len(held) * self._piece_size
+        last = held.count - 1
+        if last in held:
+            total -= self._piece_size - self._length(last)
+        return total
+
+    def _length(self, piece: int) -> int:
+        return piece_length(piece, self._size, self._piece_size)
+
+    # Sources come and go
+
+    def add_source(self, key: SourceKey, order: str, have: Bitfield | None, now: float) -> None:
+        """A source to fetch from; ``order`` ranks it (its peer id), ``have`` None: it holds all."""
+        self._picker.add_source(key, order, have)
+        self.sources[key] = Source(key, heard=now)
+        self._wake(now)
+
+    def remove_source(self, key: SourceKey, now: float) -> None:
+        """The source left, died or was dropped: its unfinished pieces are asked for elsewhere."""
+        source = self.sources.pop(key, None)
+        if source is None:
+            return
+        self._picker.remove_source(key)
+        for get in list(source.gets.values()):
+            self._release(source, get)
+        self._wake(now)
+
+    def source_has(self, key: SourceKey, pieces: Iterable[int], now: float) -> None:
+        """A partial source announces further pieces."""
+        self._picker.source_has(key, pieces)
+        self._wake(now)
+
+    def pause(self) -> None:
+        """Ask for nothing more and cancel what is under way."""
+        self.paused = True
+        for source in self.sources.values():
+            for get in list(source.gets.values()):
+                self._driver.cancel(source.key, get.grant)
+                self._release(source, get)
+            if not source.idle:
+                source.idle = True
+                self._driver.want(source.key, 0)
+
+    def resume(self, now: float) -> None:
+        """Go on after :meth:`pause`."""
+        self.paused = False
+        self._wake(now)
+
+    # Sources speak
+
+    def granted(self, key: SourceKey, grant: int, limit: int, now: float) -> None:
+        """The source has a slot for up to ``limit`` bytes: name pieces, or decline."""
+        source = self.sources.get(key)
+        if source is not None and source.stalled:
+            source.stalled = source.idle = False  # it speaks again, and its `want` still stands there
+        if source is None or self.paused or source.idle:
+            self._driver.decline(key, grant)
+            return
+        run = self._picker.take(key, self._run_length(source, limit))
+        duplicate = False
+        if run is None:
+            piece = self._slowest_piece(source, now)
+            if piece is None or self._length(piece) > limit:
+                source.idle = True
+                self._driver.decline(key, grant)
+                return
+            run, duplicate = Run(piece, piece + 1), True
+        if not source.gets:
+            source.heard = now
+            source.restart_window(now)
+        length = sum(self._length(piece) for piece in (run.first, run.end - 1)[: len(run)])
+        length += max(0, len(run) - 2) * self._piece_size
+        get = _Get(grant, run, length, set(range(run.first, run.end)), duplicate, now)
+        source.gets[grant] = get
+        for piece in get.pending:
+            self._asked.setdefault(piece, []).append((source, get))
+        self._driver.get(key, grant, run, duplicate)
+
+    def progressed(self, key: SourceKey, grant: int, count: int, now: float) -> None:
+        """``count`` bytes came for the grant, wanted or cancelled."""
+        source = self.sources.get(key)
+        if source is None:
+            return
+        source.heard = now
+        source.measure(count, now)
+        get = source.gets.get(grant)
+        if get is not None:
+            get.left -= count
+        if source.stalled:
+            source.stalled = False
+            self._wake(now)
+
+    def piece_arrived(self, key: SourceKey, grant: int, piece: int, right: bool, now: float) -> bool:
+        """A whole piece came and was hashed. True where it is new and counts.
+
+        A wrong one costs the source its place: it is removed and blamed.
+        """
+        source = self.sources.get(key)
+        get = source.gets.get(grant) if source is not None else None
+        if source is None or get is None or piece not in get.pending:
+            return False
+        if not right:
+            self.remove_source(key, now)
+            self._driver.blame(key, piece)
+            return False
+        get.pending.discard(piece)
+        self._forget(piece, source, get)
+        for other, its_get in list(self._asked.get(piece, ())):
+            # Endgame: whoever was second is told to stop.
+            self._driver.cancel(other.key, its_get.grant)
+            self._release(other, its_get)
+        if not get.pending:
+            del source.gets[grant]
+        new = self._picker.got(piece)
+        if new:
+            source.bytes += self._length(piece)
+        return new
+
+    def ended(self, key: SourceKey, grant: int, now: float) -> None:
+        """The source will send nothing more for this grant (`cancelled`)."""
+        source = self.sources.get(key)
+        if source is None:
+            return
+        source.stalled = False
+        get = source.gets.get(grant)
+        if get is not None:
+            self._release(source, get)
+        self._wake(now)
+
+    def tick(self, now: float) -> None:
+        """Look at deadlines; to be called every :data:`TICK` seconds."""
+        for source in list(self.sources.values()):
+            if source.gets and not source.stalled and now - source.heard > STALL:
+                source.stalled = True
+                source.idle = True
+                source.rate = 0.0
+                for get in list(source.gets.values()):
+                    self._driver.cancel(source.key, get.grant)
+                    self._release(source, get)
+        self._wake(now)
+
+    # Inside
+
+    def _release(self, source: Source, get: _Get) -> None:
+        source.gets.pop(get.grant, None)
+        for piece in get.pending:
+            self._forget(piece, source, get)
+            if piece not in self._asked:
+                self._picker.give_back(piece)
+        get.pending.clear()
+
+    def _forget(self, piece: int, source: Source, get: _Get) -> None:
+        entries = [entry for entry in self._asked.get(piece, ()) if entry[1] is not get]
+        if entries:
+            self._asked[piece] = entries
+        else:
+            self._asked.pop(piece, None)
+
+    def _wake(self, now: float) -> None:
+        """Sources that had nothing to do are asked again where they can help now."""
+        if self.paused or self.done:
+            return
+        for source in list(self.sources.values()):
+            if source.idle and not source.stalled:
+                could = self._picker.could_help(source.key) or self._slowest_piece(source, now) is not None
+                if could:
+                    source.idle = False
+                    self._driver.want(source.key, GRANTS)
+
+    def _run_length(self, source: Source, limit: int) -> int:
+        """How many pieces to ask for at once."""
+        wanted = int(source.rate * RUN_SECONDS) or FIRST_RUN
+        if len(self.sources) > 1:
+            fair = self._picker.missing * self._piece_size // (2 * len(self.sources))
+            wanted = min(wanted, fair)
+        return max(1, min(wanted, limit) // self._piece_size)
+
+    def _slowest_piece(self, source: Source, now: float) -> int | None:
+        """Endgame: the piece on which ``source`` would beat the one who has been asked, by most."""
+        if self._picker.missing:
+            return None
+        best: tuple[float, int] | None = None
+        for piece, entries in self._asked.items():
+            if len(entries) != 1 or entries[0][0] is source or not self._picker.has(source.key, piece):
+                continue
+            length = self._length(piece)
+            if length > MAX_DUPLICATE:
+                continue
+            other, get = entries[0]
+            mine = length / source.rate if source.rate else STALL
+            silence = now - max(other.heard, get.asked)
+            # Nothing heard for a while: the rate measured before says nothing any more.
+            theirs = get.left / other.rate if other.rate and silence < 1.0 else STALL + silence
+            if theirs > ENDGAME_GAIN * max(mine, TICK) and (best is None or theirs > best[0]):
+                best = (theirs, piece)
+        return best[1] if best is not None else None

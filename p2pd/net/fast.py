@@ -1,0 +1,240 @@
+"""A TCP transport that sends files by sendfile and receives bodies into the protocol's own memory.
+
+Twisted's own `doRead` and `doWrite` copy every byte several times. Here `doWrite`
+flushes the transport's buffer through the original, then sends the protocol's
+current :class:`FileSlice` by os.sendfile on the same descriptor; `doRead`
+receives straight into the memory that the protocol names. Everything else
+(closing, producers, TLS being absent) is Twisted's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet import main, tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IConnector
+from twisted.internet.protocol import ClientFactory
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
+
+TURN = 4 * 1024 * 1024
+"""Bytes sent or received before other connections get their turn."""
+_SCRATCH = bytearray(16 * 1024)
+"""Lines are short; what comes behind one of a body is copied once. Used within one call only."""
+_TCP_NOTSENT_LOWAT = 25
+_LOWAT = 64 * 1024
+"""What lies in the kernel's queue cannot be reconsidered: keep that queue short."""
+CONNECT_TIMEOUT = 5
+
+
+@attrs.define(eq=False)
+class FileSlice:
+    """``left`` bytes at ``offset`` of the open file ``fd``, which stays open until they are sent."""
+
+    fd: int
+    offset: int
+    left: int
+
+
+class FastProtocol(Protocol):
+    """What the transport asks of its protocol, beyond IProtocol."""
+
+    def next_slice(self) -> tuple[bytes, FileSlice] | None:
+        """A header and the file bytes that follow it; None: nothing more for now."""
+
+    def slice_failed(self, reason: str) -> None:
+        """The file was shorter than its header said, or unreadable: the connection is being aborted."""
+
+    def body_target(self) -> memoryview | None:
+        """Where the next bytes belong that are part of a body; None: they are lines."""
+
+    def body_received(self, count: int) -> None:
+        """``count`` bytes were put into the target."""
+
+
+class _Fast(tcp.Connection):
+    """The mixin of server and client side. The protocol provides :class:`FastProtocol`."""
+
+    protocol: Any
+    _slice: FileSlice | None = None
+    _reading_wanted = True
+    sent_bytes = 0
+    """Bytes the kernel took so far: shows whether the other side still reads."""
+
+    def tune(self) -> None:
+        """Set the socket's options; called by the protocol when it is connected."""
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _LOWAT)
+
+    def slices_ready(self) -> None:
+        """The protocol has something for :meth:`FastProtocol.next_slice`."""
+        if self.connected and not self.disconnecting:
+            self.startWriting()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of messages that wait to be sent, files not counted."""
+        return len(self.dataBuffer) - self.offset + self._tempDataLen
+
+    @property
+    def blocked(self) -> bool:
+        """True where something waits to be sent."""
+        return self._slice is not None or self.unsent > 0
+
+    def writeSomeData(self, data: bytes) -> Any:
+        """As the original; a header is told to wait for the data behind it."""
+        if self._slice is None or self.disconnecting:
+            sent = super().writeSomeData(data)
+        else:
+            try:
+                sent = self.socket.send(data[:131072], socket.MSG_MORE)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.ENOBUFS):
+                    return 0
+                return main.CONNECTION_LOST
+        if isinstance(sent, int):
+            self.sent_bytes += sent
+        return sent
+
+    def doWrite(self) -> Any:
+        """Messages first, then slices, until the socket is full or the turn is over."""
+        budget = TURN
+        while True:
+            if self.unsent or self.disconnecting:
+                lost = super().doWrite()
+                if lost is not None:
+                    return lost
+                if self.unsent or self.disconnecting or self.disconnected:
+                    return None
+            if self._slice is None:
+                made = self.protocol.next_slice() if not self.disconnecting else None
+                if made is None:
+                    # Lets the original stop writing, and wake a producer or half-close.
+                    return super().doWrite() if not self.unsent else None
+                header, self._slice = made
+                self.write(header)
+                continue
+            piece = self._slice
+            try:
+                sent = os.sendfile(self.fileno(), piece.fd, piece.offset, min(piece.left, budget))
+            except (BlockingIOError, InterruptedError):
+                self.startWriting()
+                return None
+            except (BrokenPipeError, ConnectionResetError):
+                return main.CONNECTION_LOST
+            except OSError as error:
+                return self._slice_failed(f"reading failed: {error.strerror}")
+            if not sent:
+                return self._slice_failed("the file became shorter")
+            self.sent_bytes += sent
+            piece.offset += sent
+            piece.left -= sent
+            budget -= sent
+            if not piece.left:
+                self._slice = None
+            if budget <= 0:
+                self.startWriting()
+                return None
+
+    def _slice_failed(self, reason: str) -> None:
+        # What the header promised cannot be sent, so nothing can follow on this connection.
+        self._slice = None
+        self.protocol.slice_failed(reason)
+        self.abortConnection()
+
+    def stopReading(self) -> None:
+        """As the original; a turn under way ends."""
+        self._reading_wanted = False
+        super().stopReading()
+
+    def startReading(self) -> None:
+        """As the original."""
+        self._reading_wanted = True
+        super().startReading()
+
+    def doRead(self) -> Any:
+        """Bodies go straight to where they belong, lines through dataReceived."""
+        budget = TURN
+        protocol = self.protocol
+        while budget > 0 and self._reading_wanted and not self.disconnected:
+            target = protocol.body_target()
+            into = target if target is not None else _SCRATCH
+            try:
+                count = self.socket.recv_into(into)
+            except (BlockingIOError, InterruptedError):
+                return None
+            except OSError:
+                return main.CONNECTION_LOST
+            if not count:
+                return main.CONNECTION_DONE
+            budget -= count
+            if target is not None:
+                protocol.body_received(count)
+            else:
+                protocol.dataReceived(bytes(_SCRATCH[:count]))
+            if count < 1024 and target is None:
+                return None  # a lone message: nothing more is likely to wait
+        return None
+
+
+class FastServer(_Fast, tcp.Server):
+    """The accepting side."""
+
+
+class FastClient(_Fast, tcp.Client):
+    """The dialling side."""
+
+
+class FastPort(tcp.Port):
+    """A listening port whose connections are :class:`FastServer`."""
+
+    transport = FastServer
+
+
+class _FastConnector(tcp.Connector):
+    def _makeTransport(self) -> FastClient:
+        return FastClient(self.host, self.port, self.bindAddress, self, self.reactor)
+
+
+class _OnceFactory(ClientFactory):
+    """Builds one protocol; the Deferred fires with it, or with why there is none."""
+
+    noisy = False
+
+    def __init__(self, protocol: TwistedProtocol) -> None:
+        self._made = protocol
+        self.connected: Deferred[TwistedProtocol] = Deferred()
+
+    def buildProtocol(self, addr: IAddress | None) -> TwistedProtocol:
+        return self._made
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        if not self.connected.called:
+            self.connected.errback(reason)
+
+
+def dial(reactor: Any, host: str, port: int, protocol: TwistedProtocol) -> Deferred[TwistedProtocol]:
+    """Connect ``protocol`` over a fast transport to a numeric address.
+
+    The Deferred fails with a ConnectError within :data:`CONNECT_TIMEOUT` s;
+    it fires when the protocol's own ``connectionMade`` calls ``factory.connected``
+    (see :func:`made`). Cancelling it stops dialling.
+    """
+    factory = _OnceFactory(protocol)
+    protocol.factory = factory
+    connector = _FastConnector(host, port, factory, CONNECT_TIMEOUT, None, reactor)
+    factory.connected = Deferred(lambda _: connector.stopConnecting())
+    connector.connect()
+    return factory.connected
+
+
+def made(protocol: TwistedProtocol) -> None:
+    """To be called in ``connectionMade`` of a dialled protocol: fires the Deferred of :func:`dial`."""
+    factory = protocol.factory
+    if isinstance(factory, _OnceFactory) and not factory.connected.called:
+        factory.connected.callback(protocol)

@@ -1,0 +1,233 @@
+"""Answers of a conversation: who has a file, and its piece list. Reqs stand, and are answered again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.logger import Logger
+
+from p2pd.errors import P2PError, ProtocolError, StorageError
+from p2pd.model import FileId, Manifest
+from p2pd.peer.activity import Activity
+from p2pd.share.index import ShareIndex
+from p2pd.share.paths import is_canonical
+from p2pd.text import escape
+from p2pd.wire import messages as m
+
+MAX_STANDING = 1024
+"""Reqs that a conversation may have standing; the oldest one stops standing."""
+MAX_ANSWERING = 64
+"""Answers under way in one conversation before its further requests wait."""
+HASHING_EVERY = 0.5
+
+log = Logger("p2pd.peer")
+
+
+class Link(Protocol):
+    """What this half needs of its conversation."""
+
+    @property
+    def name(self) -> str:
+        """The other's name, safe to print."""
+
+    def send(self, message: m.Message, body: bytes = b"") -> None:
+        """Send a message and its body."""
+
+    def slices_ready(self) -> None:
+        """There is something for next_slice."""
+
+    def hold(self, why: str) -> None:
+        """Read nothing more until released."""
+
+    def release(self, why: str) -> None:
+        """Undo one hold."""
+
+    def answered(self) -> None:
+        """Something was finished."""
+
+
+class Library(Protocol):
+    """What is answered from."""
+
+    index: ShareIndex
+    activity: Activity
+
+    def later(self, seconds: float) -> Deferred[None]:
+        """Fires after so many seconds."""
+
+
+class Answering:
+    """See the module."""
+
+    def __init__(self, link: Link, shop: Library) -> None:
+        self._link = link
+        self._shop = shop
+        self._standing: dict[int, m.Req] = {}
+        self._by_name: dict[str, set[int]] = {}
+        self._asked_again: set[int] = set()
+        self._tasks: set[Deferred[None]] = set()
+        self._answers: dict[int, Deferred[None]] = {}
+        self._ended = False
+        shop.index.subscribe(self._changed)
+
+    def handlers(self) -> dict[type[m.Message], Callable[[Any], None]]:
+        """Which messages this part takes."""
+        return {m.Req: self._on_req, m.Withdraw: self._on_withdraw, m.ManifestReq: self._on_manifest}
+
+    @property
+    def under_way(self) -> bool:
+        """True while an answer is not yet sent."""
+        return bool(self._tasks)
+
+    @property
+    def standing(self) -> bool:
+        """True while a req stands."""
+        return bool(self._standing)
+
+    # Who has it?
+
+    def _on_req(self, req: m.Req) -> None:
+        if not is_canonical(req.name):
+            raise ProtocolError("req: name: not a canonical name")
+        if req.req in self._standing:
+            raise ProtocolError(f"req: {req.req} is used")
+        if len(self._standing) >= MAX_STANDING:
+            self._withdraw(next(iter(self._standing)))
+        self._standing[req.req] = req
+        self._by_name.setdefault(req.name, set()).add(req.req)
+        self._start_answer(req)
+
+    def _on_withdraw(self, withdraw: m.Withdraw) -> None:
+        self._withdraw(withdraw.req)
+
+    def _withdraw(self, number: int) -> None:
+        req = self._standing.pop(number, None)
+        if req is None:
+            return
+        numbers = self._by_name[req.name]
+        numbers.discard(number)
+        if not numbers:
+            del self._by_name[req.name]
+
+    def forget_standing(self) -> None:
+        """The other side asks nothing more; answers under way are finished."""
+        for number in list(self._standing):
+            if number not in self._answers:
+                self._withdraw(number)
+
+    def _changed(self, name: str) -> None:
+        for number in list(self._by_name.get(name, ())):
+            if number in self._answers:
+                self._asked_again.add(number)
+            else:
+                self._start_answer(self._standing[number])
+
+    def _start_answer(self, req: m.Req) -> None:
+        self._answers[req.req] = self.spawn(self._answer(req))
+
+    def spawn(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
+        """Work that counts as an answer under way."""
+        task = ensureDeferred(work)
+        self._tasks.add(task)
+        if len(self._tasks) >= MAX_ANSWERING:
+            self._link.hold("answers")
+
+        def ended(result: Any) -> None:
+            self._tasks.discard(task)
+            if len(self._tasks) < MAX_ANSWERING // 2:
+                self._link.release("answers")
+            self._link.answered()
+
+        task.addErrback(lambda failure: log.failure("answering {name}", failure, name=self._link.name))
+        task.addBoth(ended)
+        return task
+
+    async def _answer(self, req: m.Req) -> None:
+        try:
+            while True:
+                self._asked_again.discard(req.req)
+                answer = await self._find(req)
+                if self._ended or req.req not in self._standing:
+                    return
+                if req.req not in self._asked_again:
+                    self._link.send(answer)
+                    return
+        finally:
+            self._answers.pop(req.req, None)
+
+    async def _find(self, req: m.Req) -> m.Message:
+        index = self._shop.index
+        not_have = m.NotHave(req.req, req.name)
+        try:
+            entry = await index.find(req.name)
+        except StorageError as error:
+            log.warn("{file}: {why}", file=escape(req.name), why=error.message)
+            return not_have
+        if entry is None:
+            return not_have
+        hashed = ensureDeferred(_as_coroutine(index.manifest(req.name, req.piece_size)))
+        result: list[Manifest] = []
+        failed: list[bool] = []
+        hashed.addCallbacks(result.append, lambda failure: failed.append(True))
+        while not result and not failed:
+            # Hashing a large file takes a while: say so, so that the asker waits.
+            progress = index.hashing_progress(req.name) or (0, entry.key.size)
+            if self._ended or req.req not in self._standing:
+                hashed.cancel()
+                return not_have
+            self._link.send(m.Hashing(req.req, *progress))
+            await _first(hashed, self._shop.later(HASHING_EVERY))
+        if failed:
+            return not_have
+        manifest = result[0]
+        return m.Have(req.req, req.name, manifest.size, manifest.piece_size, manifest.file_id, 0)
+
+    # The piece list
+
+    def _on_manifest(self, asked: m.ManifestReq) -> None:
+        self.spawn(self._send_manifest(FileId(asked.file)))
+
+    async def _send_manifest(self, file_id: FileId) -> None:
+        entry = self._shop.index.offered(file_id)
+        name = entry.name if entry is not None else "a file that is not here"
+        self._shop.activity.note("asks for", None, name, f"({self._link.name})")
+        try:
+            fd, manifest, _ = self._shop.index.open(file_id)
+            os.close(fd)
+        except P2PError as error:
+            self._link.send(m.Gone(file_id, error.message[:300]))
+            return
+        self._link.send(
+            m.PieceList(file_id, manifest.size, manifest.piece_size, len(manifest.hashes)), manifest.hashes
+        )
+        self._shop.activity.note("sent", None, name, f"to {self._link.name}")
+
+    def end(self) -> None:
+        """The conversation is over."""
+        self._ended = True
+        self._shop.index.unsubscribe(self._changed)
+        self._standing.clear()
+        self._by_name.clear()
+        for task in list(self._tasks):
+            task.cancel()
+
+
+async def _as_coroutine(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _first(*waited: Deferred[Any]) -> Deferred[None]:
+    """Fires when any of them does; none is consumed or cancelled by it."""
+    either: Deferred[None] = Deferred()
+
+    def fired(result: Any) -> Any:
+        if not either.called:
+            either.callback(None)
+        return result
+
+    for each in waited:
+        each.addBoth(fired)
+    return either

@@ -1,0 +1,149 @@
+"""One `req` to everybody who is here, for as long as it stands: dialled, asked, asked again after a loss."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from p2pd.model import Offer, PeerId, PeerInfo
+from p2pd.peer.contacts import Contacts
+from p2pd.peer.conversation import Conversation
+from p2pd.peer.fetching import Fetching
+from p2pd.peer.offers import Offers
+from p2pd.pieces import Bitfield
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+"""Seconds between tries to reach a peer: growing and jittered, as for the manager's."""
+
+
+@attrs.define(eq=False)
+class _Asked:
+    info: PeerInfo
+    dialling: Deferred[Conversation] | None = None
+    source: Fetching | None = None
+    number: int = 0
+    again_at: float = 0.0
+    pause: float = FIRST_PAUSE
+
+
+class Asking:
+    """See the module. ``allowed`` says who is asked; ``offered`` is told each `have`.
+
+    ``left`` is told when a conversation that was asked on is over.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        contacts: Contacts,
+        offers: Offers,
+        *,
+        allowed: Callable[[PeerInfo], bool],
+        offered: Callable[[Fetching, Offer, Bitfield | None], None],
+        left: Callable[[Fetching], None],
+    ) -> None:
+        self._name = name
+        self._contacts = contacts
+        self._offers = offers
+        self._allowed = allowed
+        self._offered = offered
+        self._left = left
+        self._asked: dict[PeerId, _Asked] = {}
+        self._stopped = False
+
+    def sweep(self, now: float) -> None:
+        """Ask who is here and not yet asked; called often, and when somebody new is there."""
+        if self._stopped:
+            return
+        here = {info.id: info for info in self._contacts.active() if self._allowed(info)}
+        for peer in [peer for peer in self._asked if peer not in here]:
+            left = self._asked[peer]
+            if left.source is None and left.dialling is None:
+                # Gone from the list: whoever comes back is asked at once.
+                del self._asked[peer]
+                self._offers.unreachable(peer)
+        for peer, info in here.items():
+            asked = self._asked.get(peer)
+            if asked is None:
+                asked = self._asked[peer] = _Asked(info)
+                self._offers.asked(peer, info.name, now)
+            elif (asked.info.host, asked.info.port) != (info.host, info.port):
+                asked.info, asked.again_at, asked.pause = info, now, FIRST_PAUSE
+            if asked.source is None and asked.dialling is None and now >= asked.again_at:
+                self._dial(asked)
+
+    def _dial(self, asked: _Asked) -> None:
+        dialling = self._contacts.reach(asked.info)
+        asked.dialling = dialling
+
+        def reached(conversation: Conversation) -> None:
+            asked.dialling = None
+            if self._stopped or conversation.ended:
+                self._retry(asked)
+                return
+            asked.pause = FIRST_PAUSE
+            asked.source = conversation.fetching
+            asked.number = conversation.fetching.ask(self._name, self)
+
+        def failed(failure: Failure) -> None:
+            asked.dialling = None
+            self._offers.unreachable(asked.info.id)
+            self._retry(asked)
+
+        dialling.addCallbacks(reached, failed)
+
+    def _retry(self, asked: _Asked) -> None:
+        asked.again_at = self._contacts.now() + asked.pause * random.uniform(0.5, 1.0)
+        asked.pause = min(asked.pause * 2, LONGEST_PAUSE)
+
+    def ask_again(self, source: Fetching, piece_size: int) -> None:
+        """Ask for an offer of the same file at another piece size."""
+        asked = self._of(source)
+        if asked is not None:
+            source.withdraw(asked.number)
+            self._offers.reoffering(asked.info.id, self._contacts.now())
+            asked.number = source.ask(self._name, self, piece_size)
+
+    def stop(self) -> None:
+        """The `req` stands no longer."""
+        self._stopped = True
+        for asked in self._asked.values():
+            if asked.source is not None and not asked.source.ended:
+                asked.source.withdraw(asked.number)
+        self._asked.clear()
+
+    def _of(self, source: Fetching) -> _Asked | None:
+        return next((asked for asked in self._asked.values() if asked.source is source), None)
+
+    # Answers
+
+    def offered(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
+        """`have`."""
+        if self._of(source) is not None:
+            self._offered(source, offer, have)
+
+    def not_have(self, source: Fetching) -> None:
+        """`not have`."""
+        asked = self._of(source)
+        if asked is not None:
+            self._offers.not_have(asked.info.id)
+
+    def hashing(self, source: Fetching, done: int, size: int) -> None:
+        """It hashes the file."""
+        asked = self._of(source)
+        if asked is not None:
+            self._offers.hashing(asked.info.id, done, self._contacts.now())
+
+    def lost(self, source: Fetching) -> None:
+        """The conversation is over: it is dialled again while its peer is listed."""
+        asked = self._of(source)
+        if asked is not None:
+            asked.source = None
+            self._offers.unreachable(asked.info.id)
+            asked.again_at = self._contacts.now() + FIRST_PAUSE * random.uniform(0.2, 0.6)
+        self._left(source)

@@ -1,0 +1,221 @@
+"""Whom this daemon talks to: conversations by peer, dialling, and the limit of those it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from twisted.internet import protocol
+from twisted.internet.defer import Deferred, DeferredSemaphore, ensureDeferred
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+
+from p2pd.errors import P2PError, RefusedError
+from p2pd.model import PeerId, PeerInfo
+from p2pd.net.fast import dial
+from p2pd.peer.conversation import Conversation
+from p2pd.peer.serving import Serving
+from p2pd.wire import messages as m
+
+DIALS = 32
+"""Connections being made at once."""
+HANDSHAKE = 5.0
+"""Seconds for hello after the connection is there."""
+
+log = Logger("p2pd.peer")
+
+
+class Contacts(protocol.Factory):
+    """All conversations, and the factory of those that come in.
+
+    ``hello`` says who we are, ``serve`` makes the serving half, ``listed`` gives the
+    manager's list, ``changed`` is told when there is somebody new to ask.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        maximum: int,
+        hello: Callable[[], m.Hello],
+        serve: Callable[[Conversation], Serving],
+        listed: Callable[[], Mapping[PeerId, PeerInfo]],
+        changed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._maximum = maximum
+        self._hello = hello
+        self._serve = serve
+        self._listed = listed
+        self._changed = changed
+        self._all: set[Conversation] = set()
+        self._by_peer: dict[PeerId, list[Conversation]] = {}
+        self._dialling: dict[PeerId, Deferred[Conversation]] = {}
+        self._slots = DeferredSemaphore(DIALS)
+        self._emptied: list[Deferred[None]] = []
+        self._stopped = False
+
+    # The factory of the listening port
+
+    def buildProtocol(self, addr: IAddress | None) -> Conversation:
+        """A conversation that somebody opened; beyond the maximum it hears why not, and ends."""
+        taken = sum(1 for conversation in self._all if not conversation.dialled)
+        refusal = None
+        if self._stopped:
+            refusal = "this peer is leaving"
+        elif taken >= self._maximum:
+            refusal = f"this peer is full ({self._maximum} connections)"
+        conversation = Conversation(self, dialled=False, refusal=refusal)
+        conversation.factory = self
+        conversation.ready.addErrback(lambda _: None)
+        self._all.add(conversation)
+        return conversation
+
+    # The host of the conversations
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return float(self._reactor.seconds())
+
+    def hello(self) -> m.Hello:
+        """Who we are."""
+        return self._hello()
+
+    def make_serving(self, conversation: Conversation) -> Serving:
+        """The serving half of a new conversation."""
+        return self._serve(conversation)
+
+    def introduced(self, conversation: Conversation) -> None:
+        """The other side said hello. RefusedError where it is ourselves."""
+        assert conversation.other is not None
+        other = conversation.other
+        if other.id == self._hello().id:
+            raise RefusedError("this is the same peer")
+        self._by_peer.setdefault(other.id, []).append(conversation)
+        self._changed()
+
+    def closed(self, conversation: Conversation) -> None:
+        """A conversation is over."""
+        self._all.discard(conversation)
+        if conversation.other is not None:
+            known = self._by_peer.get(conversation.other.id, [])
+            if conversation in known:
+                known.remove(conversation)
+            if not known:
+                self._by_peer.pop(conversation.other.id, None)
+        if not self._all:
+            waiting, self._emptied = self._emptied, []
+            for each in waiting:
+                each.callback(None)
+
+    # Reaching others
+
+    def active(self) -> list[PeerInfo]:
+        """Everybody who can be asked: the manager's list, and who talks to us."""
+        found = dict(self._listed())
+        for peer, conversations in self._by_peer.items():
+            if peer not in found:
+                other = conversations[0].other
+                assert other is not None
+                found[peer] = PeerInfo(other.id, other.name, other.host, other.port)
+        return list(found.values())
+
+    def with_peer(self, peer: PeerId) -> Conversation | None:
+        """An open conversation with that peer."""
+        for conversation in self._by_peer.get(peer, ()):
+            if not conversation.ended:
+                return conversation
+        return None
+
+    def reach(self, peer: PeerInfo) -> Deferred[Conversation]:
+        """A conversation with that peer, dialled if need be. Fails with a P2PError."""
+        known = self.with_peer(peer.id)
+        if known is not None:
+            waited: Deferred[Conversation] = Deferred()
+            waited.callback(known)
+            return waited
+        under_way = self._dialling.get(peer.id)
+        if under_way is None:
+            under_way = ensureDeferred(self._dial(peer))
+            self._dialling[peer.id] = under_way
+            under_way.addBoth(self._dialled, peer.id)
+        shared: Deferred[Conversation] = Deferred()
+
+        def pass_on(result: Any) -> Any:
+            if not shared.called:
+                shared.callback(result)
+            return None if not isinstance(result, Conversation) else result
+
+        under_way.addBoth(pass_on)
+        return shared
+
+    def _dialled(self, result: Any, peer: PeerId) -> Any:
+        self._dialling.pop(peer, None)
+        return result
+
+    async def _dial(self, peer: PeerInfo) -> Conversation:
+        await self._slots.acquire()
+        conversation = Conversation(self, dialled=True)
+        try:
+            if self._stopped:
+                raise RefusedError("this peer is leaving")
+            try:
+                await dial(self._reactor, peer.host, peer.port, conversation)
+            except (ConnectError, OSError, ValueError) as error:
+                conversation.ready.addErrback(lambda _: None)
+                raise RefusedError(f"{peer.name} cannot be reached: {error}") from None
+            self._all.add(conversation)
+            conversation.ready.addTimeout(HANDSHAKE, self._reactor)
+            try:
+                await conversation.ready
+            except P2PError:
+                raise
+            except Exception as error:
+                conversation.abort()
+                raise RefusedError(f"{peer.name} does not answer: {type(error).__name__}") from None
+            assert conversation.other is not None
+            if conversation.other.id != peer.id:
+                raise RefusedError(f"{peer.name} is another peer now")
+            return conversation
+        finally:
+            self._slots.release()
+
+    # Upkeep
+
+    def conversations(self) -> Iterable[Conversation]:
+        """All of them, introduced or not."""
+        return list(self._all)
+
+    def tick(self, now: float) -> None:
+        """Look at everybody's deadlines; called about once a second."""
+        for conversation in list(self._all):
+            conversation.tick(now)
+        mine = self._hello().id
+        for peer, conversations in list(self._by_peer.items()):
+            # Both dialled at once: the smaller id closes its one when nothing is open on it.
+            if len(conversations) > 1 and mine < peer:
+                for conversation in [c for c in conversations if c.dialled][:1]:
+                    if not conversation.busy:
+                        conversation.close()
+
+    async def stop(self, within: float) -> None:
+        """Say farewell to everybody; who has not gone ``within`` seconds is cut off."""
+        self._stopped = True
+        for conversation in list(self._all):
+            conversation.close(farewell=conversation.other is not None)
+        if not self._all:
+            return
+        empty: Deferred[None] = Deferred()
+        self._emptied.append(empty)
+
+        def cut() -> None:
+            for conversation in list(self._all):
+                conversation.abort()
+
+        call = self._reactor.callLater(within, cut)
+        await empty
+        if call.active():
+            call.cancel()

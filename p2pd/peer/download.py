@@ -1,0 +1,607 @@
+"""One file coming in, from the `req` to its name in the share.
+
+ask -> offers -> choose -> manifest -> partial file -> pieces -> verified -> durable -> listed.
+Who is asked is :class:`~p2pd.peer.asking.Asking`'s business, what their answers mean
+:class:`~p2pd.peer.offers.Offers`', the bytes :class:`~p2pd.peer.intake.Intake`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import Logger
+
+from p2pd.errors import (
+    ChangedError,
+    ConflictError,
+    NoSourcesError,
+    NotFoundError,
+    P2PError,
+    StorageError,
+    VerifyError,
+)
+from p2pd.model import FileId, Manifest, Offer, PeerId, PeerInfo, check_dimensions
+from p2pd.peer.activity import Activity
+from p2pd.peer.asking import Asking
+from p2pd.peer.contacts import Contacts
+from p2pd.peer.fetching import Fetching
+from p2pd.peer.intake import Intake
+from p2pd.peer.offers import Offers
+from p2pd.peer.receiving import BufferPool
+from p2pd.peer.waiting import Emit, Waiter, Waiters
+from p2pd.pieces import Bitfield
+from p2pd.share.index import Entry, ShareIndex
+from p2pd.share.partial import Job, PartialStore
+from p2pd.status import State, TransferStatus
+from p2pd.text import escape
+from p2pd.threads import InThread
+
+SAVE_EVERY = 0.5
+"""Seconds between two writings of the state; after a kill, pieces since the last one are fetched again."""
+STORAGE_RETRY = 2.0
+"""Seconds until a transfer that the disk stopped is tried again; doubled each time up to a minute."""
+PROGRESS_EVERY = 0.2
+
+log = Logger("p2pd.peer")
+
+
+class Household(Protocol):
+    """What all downloads of a daemon share."""
+
+    index: ShareIndex
+    store: PartialStore
+    contacts: Contacts
+    activity: Activity
+    pool: BufferPool
+    label: str
+    """This peer's own name."""
+
+    @property
+    def in_thread(self) -> InThread:
+        """Runs blocking work."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    def roster_known(self) -> bool:
+        """True once it is known who is here."""
+
+    def download_ended(self, download: Download) -> None:
+        """It is done, failed or cancelled."""
+
+
+class Download:
+    """See the module. ``state`` is one of those of docs/cli.md.
+
+    A ``resumed`` one was there before the daemon's start: its content is
+    chosen, and it waits for its sources however long that takes.
+    """
+
+    def __init__(self, house: Household, job: Job, *, resumed: bool = False) -> None:
+        self._house = house
+        self.job = job
+        self.id = job.transfer
+        self.state: State = "paused" if job.paused else "waiting"
+        self.error: P2PError | None = None
+        self.ended_at: float | None = None
+        self._resumed = resumed
+        self._pinned = job.file_id is not None
+        self._began = house.now()
+        self._offers = Offers(self._began)
+        self._asking = Asking(
+            job.name, house.contacts, self._offers,
+            allowed=self._allowed, offered=self._offered, left=self._left,
+        )  # fmt: skip
+        self._offering: dict[PeerId, tuple[Fetching, Offer, Bitfield | None]] = {}
+        self._untrusted: set[PeerId] = set()
+        self._intake: Intake | None = None
+        self._size: int | None = job.size
+        self._waiters = Waiters()
+        self._told = 0.0
+        self._local: Entry | None = None
+        self._compared = resumed  # with what is here, once the offers are closed
+        self._beginning = False
+        self._checking = False
+        self._finishing = False
+        self._saving = False
+        self._saved = (0, self._began)
+        self._sourceless_since = self._began
+        self._storage_retry: tuple[float, float] | None = None  # when, and the pause before it
+
+    def _allowed(self, info: PeerInfo) -> bool:
+        return info.id not in self._untrusted and (not self.job.sources or info.name in self.job.sources)
+
+    # Life
+
+    async def start(self, manifest: Manifest | None = None, held: Bitfield | None = None) -> None:
+        """Make the job durable and begin; a resumed one brings what its state names as held.
+
+        StorageError where the share cannot be written.
+        """
+        if not self._resumed:
+            job = self.job
+            await self._house.in_thread(lambda: self._house.store.save_job(job))
+            if not self.job.replace:
+                self._local = await self._house.index.find(self.job.output)
+            if self._local is not None and self._pinned:
+                mine = await self._local_manifest(0)
+                if mine is not None and mine.file_id == self.job.file_id:
+                    await self._here_already(self._local, mine)
+        elif manifest is not None and held is not None:
+            self._checking = True
+            self.state = "verifying"
+            await self._open(manifest, held)
+            self._checking = False
+        if self.ended_at is None:
+            self.tick(self._house.now())
+
+    async def _open(self, manifest: Manifest, held: Bitfield) -> None:
+        """The partial file, and what of it is held: after a restart that is hashed again."""
+        job = self.job
+        self._size = manifest.size
+        file = await self._house.in_thread(lambda: self._house.store.begin(job, manifest))
+        if len(held):
+            named = held
+            held = await self._house.in_thread(lambda: file.rehash(named, lambda: self.ended_at is not None))
+        if self.ended_at is not None:
+            file.close()
+            return
+        house = self._house
+        self._intake = Intake(
+            self, name=self.job.name, manifest=manifest, held=held, file=file,
+            now=house.now, activity=house.activity, pool=house.pool,
+        )  # fmt: skip
+        self._saved = (len(held), house.now())
+        if self.job.paused:
+            self._intake.transfer.pause()
+        for source, offer, have in list(self._offering.values()):
+            self._use(source, offer, have)
+        self.complete()
+
+    def tick(self, now: float) -> None:
+        """Look at what is due; called every :data:`p2pd.fetch.transfer.TICK` seconds, and more often."""
+        if self.ended_at is not None:
+            return
+        self._offers.roster_known = self._house.roster_known()
+        if not self.job.paused:
+            self._asking.sweep(now)
+        intake = self._intake
+        if intake is not None:
+            intake.transfer.tick(now)
+            self._waiters.measure(intake.transfer.bytes_held, now)
+        if not self._compared and self._offers.closed(now):
+            self._compared = True
+            self._spawn(self._offers_closed())
+        self.complete()
+        self._retry_storage(now)
+        self._watch_sources(now)
+        self._show_state()
+        self._save(now)
+        if intake is not None and now - self._told >= PROGRESS_EVERY:
+            self._told = now
+            self._waiters.progress(intake)
+
+    def _show_state(self) -> None:
+        intake = self._intake
+        if self.ended_at is not None:
+            return
+        if self._finishing or self._checking:
+            self.state = "verifying"
+        elif self.job.paused:
+            self.state = "paused"
+        elif intake is not None:
+            self.state = "running" if intake.live and not intake.transfer.paused else "waiting"
+        else:
+            self.state = "hashing" if self._offers.hashing_somewhere else "waiting"
+
+    # Offers
+
+    def _offered(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
+        peer = _peer_of(source)
+        if peer.id in self._untrusted or self.ended_at is not None:
+            return
+        try:
+            check_dimensions(offer.size, offer.piece_size)
+        except ValueError as error:
+            log.warn("{name}: bad offer: {why}", name=escape(peer.name), why=str(error))
+            self.untrusted(source)
+            return
+        chosen = self._chosen()
+        if (
+            chosen is not None
+            and offer.file_id != chosen[2]
+            and offer.size == chosen[0]
+            and offer.piece_size != chosen[1]
+        ):
+            # Not yet a conflict: hashed at our piece size it may be the same content.
+            self._asking.ask_again(source, chosen[1])
+            return
+        self._offers.have(peer.id, offer, self._house.now())
+        self._offering[peer.id] = (source, offer, have)
+        if not self._pinned and not self._resumed and len(self._offers.by_id()) > 1:
+            self._conflict(f"{escape(self.job.name)} stands for different contents: choose one with --id")
+        elif self._local is None or self._compared:
+            self._begin_with(source, offer, have)
+        # Otherwise what is here is compared first, when the offers are closed.
+
+    def _chosen(self) -> tuple[int, int, FileId] | None:
+        """Size, piece size and id of what is being fetched, or will be."""
+        if self._intake is not None:
+            manifest = self._intake.manifest
+            return manifest.size, manifest.piece_size, self._intake.file_id
+        for _, offer, _ in self._offering.values():
+            if self.job.file_id in (None, offer.file_id):
+                return offer.size, offer.piece_size, offer.file_id
+        return None
+
+    def _begin_with(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
+        if self._intake is not None:
+            self._use(source, offer, have)
+        elif not self._beginning and not self._checking and self._storage_retry is None:
+            self._beginning = True
+            self._spawn(self._begin())
+
+    def _use(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
+        if self._intake is not None and offer.file_id == self._intake.file_id:
+            self._intake.add(source, _peer_of(source), have)
+
+    async def _begin(self) -> None:
+        """The first offer: get its manifest from any holder, then its partial file."""
+        tried: set[PeerId] = set()
+        try:
+            while self.ended_at is None:
+                fitting = [
+                    (peer, source, offer)
+                    for peer, (source, offer, _) in self._offering.items()
+                    if self.job.file_id in (None, offer.file_id) and peer not in tried and not source.ended
+                ]
+                if not fitting:
+                    return
+                peer, source, offer = fitting[0]
+                tried.add(peer)
+                self._note("asked for", source)
+                try:
+                    manifest = await source.manifest(offer)
+                except (ChangedError, NoSourcesError):
+                    continue
+                self._note("received", source)
+                self.job = attrs.evolve(
+                    self.job, file_id=offer.file_id, size=offer.size, piece_size=offer.piece_size
+                )
+                await self._open(manifest, Bitfield(manifest.count))
+                return
+        except StorageError as error:
+            self.storage_failed(error)
+        finally:
+            self._beginning = False
+
+    async def _offers_closed(self) -> None:
+        """Everybody has answered: is it here already, nowhere, or may it get its name?"""
+        groups = self._offers.by_id()
+        local = self._local
+        if local is not None:
+            if groups or local.name != self.job.name:
+                await self._compare(local)
+            else:
+                await self._here_already(local, await self._local_manifest(0))
+        elif self._intake is None and not self._beginning and not self._untrusted and not self._resumed:
+            name = escape(self.job.name)
+            if not groups:
+                text = f"nobody has {name}"
+                if self._offers.unreached:
+                    text += f" ({self._offers.unreached} of {self._offers.count} peers could not be reached)"
+                self._fail(NotFoundError(text))
+            elif self.job.file_id not in groups and self._pinned:
+                self._fail(NotFoundError(f"nobody has {name} with that id", variants=self._offers.variants()))
+
+    async def _compare(self, local: Entry) -> None:
+        """A file of the wanted name is here, and others offer some: the same content is done."""
+        groups = self._offers.by_id()
+        wanted = self.job.file_id if self._pinned else next(iter(groups), None)
+        offer = groups[wanted][0][2] if wanted in groups else None
+        same = None
+        if offer is not None and offer.size == local.key.size:
+            same = await self._local_manifest(offer.piece_size)
+        if self.ended_at is not None:
+            return
+        if same is not None and same.file_id == wanted:
+            await self._here_already(local, same)
+        elif offer is None and local.name != self.job.name:
+            self._fail(NotFoundError(f"nobody has {escape(self.job.name)}"))
+        else:
+            mine = await self._local_manifest(0)
+            row = {"id": mine.file_id, "size": mine.size, "holders": [self._house.label]} if mine else None
+            text = f"a different {escape(self.job.output)} is here already: --replace it, or choose --output"
+            self._conflict(text, row)
+
+    async def _here_already(self, entry: Entry, manifest: Manifest | None) -> None:
+        if manifest is None or self.ended_at is not None:
+            if self.ended_at is None:
+                self._fail(NotFoundError(f"{escape(entry.name)} changed while it was looked at"))
+            return
+        if self.job.sha256 is not None:
+            store = self._house.store
+            digest = await self._house.in_thread(lambda: store.digest_of(entry.rel))
+            if digest != self.job.sha256:
+                self._fail(VerifyError(f"{escape(entry.name)} is here, but its SHA-256 is {digest}"))
+                return
+        self._succeed(manifest)
+
+    async def _local_manifest(self, piece_size: int) -> Manifest | None:
+        try:
+            return await self._house.index.manifest(self.job.output, piece_size)
+        except P2PError:
+            return None
+
+    def _conflict(self, text: str, mine: dict[str, Any] | None = None) -> None:
+        variants = self._offers.variants()
+        for row in variants:
+            if mine is not None and row["id"] == mine["id"]:
+                row["holders"] += mine["holders"]
+                mine = None
+        self._fail(ConflictError(text, variants=variants + ([mine] if mine is not None else [])))
+
+    # Sources
+
+    def _left(self, source: Fetching) -> None:
+        if self._intake is not None:
+            self._intake.drop(source)
+        self._forget_offer(source)
+
+    def _forget_offer(self, source: Fetching) -> None:
+        for peer in [peer for peer, offering in self._offering.items() if offering[0] is source]:
+            del self._offering[peer]
+
+    def untrusted(self, source: Fetching) -> None:
+        """Part of :class:`~p2pd.peer.intake.Owner`."""
+        self._untrusted.add(_peer_of(source).id)
+        self._forget_offer(source)
+
+    def source_gone(self, source: Fetching) -> None:
+        """Part of :class:`~p2pd.peer.intake.Owner`: its `req` stands, so it offers anew what it has then."""
+        self._forget_offer(source)
+
+    def _watch_sources(self, now: float) -> None:
+        intake = self._intake
+        busy = self.job.paused or self._finishing or self._checking or self._storage_retry is not None
+        if (
+            busy
+            or (intake is not None and intake.live)
+            or (intake is None and self._offers.hashing_somewhere)
+        ):
+            self._sourceless_since = now
+        elif self._compared or self._untrusted or self._offering:
+            text = (
+                f"no source of {escape(self.job.name)} is left; what came is kept, and it goes on by itself"
+            )
+            self._waiters.release_late(self._sourceless_since, now, lambda: NoSourcesError(text))
+
+    # The end of the bytes
+
+    def complete(self) -> None:
+        """Part of :class:`~p2pd.peer.intake.Owner`; once offers are closed, it may get its name."""
+        intake = self._intake
+        if intake is None or not intake.transfer.done or self._finishing or self.ended_at is not None:
+            return
+        if self._storage_retry is not None or not (self._compared or self._offers.closed(self._house.now())):
+            return
+        self._compared = True
+        self._finishing = True
+        self.state = "verifying"
+        self._spawn(self._finish(intake))
+
+    async def _finish(self, intake: Intake) -> None:
+        in_thread, job = self._house.in_thread, self.job
+        intake.drop_all()
+        try:
+            if job.sha256 is not None:
+                digest = await in_thread(
+                    lambda: intake.file.digest("sha256", lambda: self.ended_at is not None)
+                )
+                if digest != job.sha256:
+                    raise VerifyError(f"{escape(job.name)}: its SHA-256 is {digest}")
+            if self.ended_at is not None:
+                return
+            await in_thread(lambda: intake.file.finish(job.output, job.replace))
+            await self._house.index.adopt(job.output, intake.manifest)
+        except StorageError as error:
+            self._finishing = False
+            self.storage_failed(error)
+        except P2PError as error:
+            self._fail(error)
+        else:
+            self._succeed(intake.manifest)
+
+    # Storage
+
+    def storage_failed(self, error: StorageError) -> None:
+        """Part of :class:`~p2pd.peer.intake.Owner`: rest, say so, try again later."""
+        if self.ended_at is not None:
+            return
+        self.error = error
+        log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
+        if self._intake is not None:
+            self._intake.transfer.pause()
+        pause = min(self._storage_retry[1] * 2, 60.0) if self._storage_retry else STORAGE_RETRY
+        self._storage_retry = (self._house.now() + pause, pause)
+        self._waiters.release(error)
+
+    def _retry_storage(self, now: float) -> None:
+        if self._storage_retry is not None and now >= self._storage_retry[0] and not self.job.paused:
+            self._storage_retry = (now + self._storage_retry[1], self._storage_retry[1])
+            self._spawn(self._try_storage())
+
+    async def _try_storage(self) -> None:
+        intake = self._intake
+        missing = self._size or 0
+        if intake is not None:
+            missing -= intake.transfer.bytes_held
+        try:
+            await self._house.in_thread(lambda: self._house.store.preflight(missing))
+        except StorageError as error:
+            self.error = error
+            return
+        if self.ended_at is not None or self._storage_retry is None:
+            return
+        log.info("{file}: there is room again, going on", file=escape(self.job.name))
+        self.error = None
+        self._storage_retry = None
+        if intake is not None:
+            intake.transfer.resume(self._house.now())
+        for offering in list(self._offering.values())[:1]:
+            self._begin_with(*offering)
+
+    def _save(self, now: float) -> None:
+        intake = self._intake
+        if intake is None or self._saving or self._finishing or self._storage_retry is not None:
+            return
+        held = len(intake.transfer.held)
+        if held != self._saved[0] and now - self._saved[1] >= SAVE_EVERY:
+            self._saved = (held, now)
+            self._spawn(self._write_state(intake))
+
+    async def _write_state(self, intake: Intake) -> None:
+        self._saving = True
+        held, job = intake.transfer.held.copy(), self.job
+        try:
+            await self._house.in_thread(lambda: intake.file.save(held, job))
+        except StorageError as error:
+            if not self._finishing:
+                self.storage_failed(error)
+        finally:
+            self._saving = False
+
+    # Who waits for it, and who looks at it
+
+    def wait(self, emit: Emit, timeout: float) -> Waiter:
+        """A client waits; it leaves by :meth:`leave`."""
+        return self._waiters.add(emit, timeout, self._house.now())
+
+    def leave(self, waiter: Waiter) -> None:
+        """The client waits no longer; the transfer goes on."""
+        self._waiters.remove(waiter)
+
+    def status(self) -> TransferStatus:
+        """What `transfers` shows of it."""
+        intake = self._intake
+        held = intake.transfer.bytes_held if intake is not None else 0
+        if self.state == "done":
+            held = self._size or 0
+        return TransferStatus(
+            self.id, self.job.name, self.job.file_id, "in", self.state, held, self._size,
+            self._waiters.rate if self.state == "running" else 0.0,
+            tuple(intake.sources()) if intake is not None else (),
+            self.error.code if self.error is not None else None,
+            self.error.message if self.error is not None else None,
+        )  # fmt: skip
+
+    @property
+    def pieces(self) -> tuple[Manifest, Bitfield] | None:
+        """What is held of it so far."""
+        intake = self._intake
+        return (intake.manifest, intake.transfer.held) if intake is not None else None
+
+    # The end
+
+    async def set_paused(self, paused: bool) -> None:
+        """Stop until resumed, also over restarts; or go on."""
+        self.job = attrs.evolve(self.job, paused=paused)
+        intake = self._intake
+        if intake is None:
+            job = self.job
+            await self._house.in_thread(lambda: self._house.store.save_job(job))
+        else:
+            if paused:
+                intake.transfer.pause()
+            elif self._storage_retry is None:
+                intake.transfer.resume(self._house.now())
+            await self._write_state(intake)
+        self._show_state()
+
+    def give_up(self) -> None:
+        """Cancelled by a person; what came of it is removed."""
+        self._end("cancelled", P2PError("the transfer was cancelled"))
+
+    async def suspend(self) -> None:
+        """The daemon stops: keep what came for the next start."""
+        if self.ended_at is not None:
+            return
+        intake = self._intake
+        self.ended_at = self._house.now()
+        self._asking.stop()
+        self._waiters.release(P2PError("the daemon stops; the transfer goes on at its next start"))
+        if intake is not None and not self._finishing:
+            intake.drop_all()
+            held, job = intake.transfer.held.copy(), self.job
+            try:
+                await self._house.in_thread(lambda: intake.file.save(held, job))
+            except StorageError as error:
+                log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
+            intake.file.close()
+
+    def _succeed(self, manifest: Manifest) -> None:
+        self._size = manifest.size
+        self.job = attrs.evolve(self.job, file_id=manifest.file_id)
+        sources = self._intake.sources() if self._intake is not None else []
+        seconds = round(self._house.now() - self._began, 3)
+        log.info(
+            "{file}: {size} bytes in {seconds} s from {sources}",
+            file=escape(self.job.output), size=manifest.size, seconds=seconds,
+            sources=", ".join(f"{escape(each.name)} ({each.bytes})" for each in sources) or "this share",
+        )  # fmt: skip
+        waiters = self._waiters
+        self._waiters = Waiters()
+        self._end("done", None)
+        waiters.release(
+            {
+                "name": self.job.output,
+                "path": self._house.store.path_of(self.job.output),
+                "size": manifest.size,
+                "id": manifest.file_id,
+                "seconds": seconds,
+                "sources": [{"name": each.name, "bytes": each.bytes} for each in sources],
+            }
+        )
+
+    def _fail(self, error: P2PError) -> None:
+        log.info("{file}: {why}", file=escape(self.job.name), why=error.message)
+        self._end("failed", error)
+
+    def _end(self, state: State, error: P2PError | None) -> None:
+        if self.ended_at is not None:
+            return
+        self.state, self.error = state, error
+        self.ended_at = self._house.now()
+        self._asking.stop()
+        if self._intake is not None:
+            self._intake.drop_all()
+            self._intake.file.close()
+        self._spawn(self._discard())
+        if error is not None:
+            self._waiters.release(error)
+        self._house.download_ended(self)
+
+    async def _discard(self) -> None:
+        try:
+            await self._house.in_thread(lambda: self._house.store.discard(self.id))
+        except StorageError as error:
+            log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        def failed(failure: Any) -> None:
+            log.failure("transfer of {file}", failure, file=escape(self.job.name))
+            self._end("failed", P2PError(f"internal error: {failure.type.__name__}"))
+
+        ensureDeferred(work).addErrback(failed)
+
+    def _note(self, what: str, source: Fetching) -> None:
+        if self._house.activity.on:
+            self._house.activity.note(what, None, self.job.name, f"from {source.link.name}")
+
+
+def _peer_of(source: Fetching) -> PeerInfo:
+    other = source.link.other
+    return PeerInfo(other.id, other.name, other.host, other.port)

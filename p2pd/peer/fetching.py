@@ -1,0 +1,321 @@
+"""The asking half of a conversation: reqs, piece lists, grants taken and the ranges that come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from p2pd.errors import ChangedError, NoSourcesError, ProtocolError
+from p2pd.model import FileId, Manifest, Offer
+from p2pd.peer.receiving import RangeSink
+from p2pd.pieces import HASH_SIZE, Bitfield, piece_count
+from p2pd.wire import messages as m
+from p2pd.wire.codec import Body
+
+
+class Asker(Protocol):
+    """Who asked by a `req`: told every answer, also later ones."""
+
+    def offered(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
+        """`have`; ``have`` None: all pieces."""
+
+    def not_have(self, source: Fetching) -> None:
+        """`not have`."""
+
+    def hashing(self, source: Fetching, done: int, size: int) -> None:
+        """It has the file, and hashes it: bytes done, size."""
+
+    def lost(self, source: Fetching) -> None:
+        """The conversation is over."""
+
+
+class Taker(Protocol):
+    """Who said `want` for a file."""
+
+    def granted(self, source: Fetching, grant: int, limit: int) -> None:
+        """To be answered by get or decline."""
+
+    def cancelled(self, source: Fetching, grant: int) -> None:
+        """Nothing more comes of this grant."""
+
+    def gone(self, source: Fetching, why: str) -> None:
+        """It does not serve this content any more."""
+
+    def misbehaved(self, source: Fetching) -> None:
+        """It broke the protocol; the conversation is being closed."""
+
+
+class Link(Protocol):
+    """What this half needs of its conversation."""
+
+    other: Any
+
+    @property
+    def name(self) -> str:
+        """The other's name, safe to print."""
+
+    def send(self, message: m.Message, body: bytes = b"") -> None:
+        """Send a message and its body."""
+
+
+@attrs.define(eq=False)
+class _Asked:
+    name: str
+    asker: Asker
+    piece_size: int
+
+
+@attrs.define(eq=False)
+class _ManifestWait:
+    offer: Offer
+    waiting: Deferred[Manifest]
+    hashes: bytearray
+
+
+class Fetching:
+    """See the module."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._asked: dict[int, _Asked] = {}
+        self._next_req = 1
+        self._manifests: dict[FileId, _ManifestWait] = {}
+        self._takers: dict[FileId, Taker] = {}
+        self._sinks: dict[int, tuple[Taker, RangeSink]] = {}
+        self._body: tuple[m.Message, bytearray] | None = None
+        self.current: RangeSink | None = None
+        """The sink of the frame that is coming in."""
+        self.ended = False
+
+    def handlers(self) -> dict[type[m.Message], Callable[[Any], None]]:
+        """Which messages this half takes."""
+        return {
+            m.Have: self._on_have,
+            m.NotHave: self._on_not_have,
+            m.Hashing: self._on_hashing,
+            m.PieceList: self._on_piece_list,
+            m.Gone: self._on_gone,
+            m.Grant: self._on_grant,
+            m.Data: self._on_data,
+            m.Cancelled: self._on_cancelled,
+        }
+
+    @property
+    def busy(self) -> bool:
+        """True while an answer is waited for, or may come."""
+        return bool(self._asked or self._manifests or self._takers or self._sinks)
+
+    # Asking
+
+    def ask(self, name: str, asker: Asker, piece_size: int = 0) -> int:
+        """Ask for a file by name; gives the number to withdraw it by."""
+        number = self._next_req
+        self._next_req += 1
+        self._asked[number] = _Asked(name, asker, piece_size)
+        self.link.send(m.Req(number, name, piece_size))
+        return number
+
+    def withdraw(self, number: int) -> None:
+        """The `req` stands no longer."""
+        if self._asked.pop(number, None) is not None:
+            self.link.send(m.Withdraw(number))
+
+    def manifest(self, offer: Offer) -> Deferred[Manifest]:
+        """The manifest of what was offered, checked against its id.
+
+        Fails with ChangedError (it is gone) or NoSourcesError (the conversation ended).
+        """
+        if offer.file_id in self._manifests:
+            raise ValueError("asked for already")
+        wait = _ManifestWait(offer, Deferred(), bytearray())
+        self._manifests[offer.file_id] = wait
+        self.link.send(m.ManifestReq(offer.file_id))
+        return wait.waiting
+
+    def _on_have(self, have: m.Have) -> None:
+        asked = self._asked.get(have.req)
+        count = piece_count(have.size, have.piece_size)
+        if have.bitfield and have.bitfield != (count + 7) // 8:
+            raise ProtocolError("have: bitfield: not the length for this size and piece size")
+        if asked is not None and have.name != asked.name:
+            raise ProtocolError("have: name: not what was asked for")
+        if have.bitfield:
+            self._body = (have, bytearray())
+        elif asked is not None:
+            asked.asker.offered(self, _offer(have), None)
+
+    def _on_not_have(self, answer: m.NotHave) -> None:
+        asked = self._asked.get(answer.req)
+        if asked is not None:
+            asked.asker.not_have(self)
+
+    def _on_hashing(self, answer: m.Hashing) -> None:
+        asked = self._asked.get(answer.req)
+        if asked is not None:
+            asked.asker.hashing(self, answer.done, answer.size)
+
+    def _on_piece_list(self, header: m.PieceList) -> None:
+        wait = self._manifests.get(FileId(header.file))
+        if wait is None:
+            raise ProtocolError("piece list: file: not asked for")
+        offer = wait.offer
+        if (header.size, header.piece_size) != (offer.size, offer.piece_size):
+            raise ProtocolError("piece list: size: not what was offered")
+        if header.length != piece_count(offer.size, offer.piece_size) * HASH_SIZE:
+            raise ProtocolError("piece list: length: not what size and piece size make")
+        self._body = (header, wait.hashes)
+        if not header.length:
+            self._body_ended()
+
+    def body(self, event: Body) -> None:
+        """Body bytes that came in one read with a line, or that belong into memory anyway."""
+        if self.current is not None:
+            data = memoryview(event.data)
+            while data:
+                target = self.current.target()
+                step = min(len(target), len(data))
+                target[:step] = data[:step]
+                self.current.received(step)
+                data = data[step:]
+            if not event.left:
+                self._frame_ended()
+            return
+        if self._body is None:
+            raise ProtocolError("a body that was not asked for")
+        self._body[1].extend(event.data)
+        if not event.left:
+            self._body_ended()
+
+    def body_received(self, count: int) -> None:
+        """The transport put bytes into the current sink's target."""
+        assert self.current is not None
+        sink = self.current
+        sink.received(count)
+        if sink.frame_left == 0:
+            self._frame_ended()
+
+    def _body_ended(self) -> None:
+        assert self._body is not None
+        message, data = self._body
+        self._body = None
+        if isinstance(message, m.Have):
+            asked = self._asked.get(message.req)
+            if asked is None:
+                return
+            try:
+                field = Bitfield(piece_count(message.size, message.piece_size), bytes(data))
+            except ValueError as error:
+                raise ProtocolError(f"have: bitfield: {error}") from None
+            asked.asker.offered(self, _offer(message), field)
+        elif isinstance(message, m.PieceList):
+            wait = self._manifests.pop(FileId(message.file), None)
+            if wait is None:
+                return
+            manifest = Manifest(message.size, message.piece_size, bytes(data))
+            if manifest.file_id != message.file:
+                raise ProtocolError("piece list: the hashes are not those of the file id")
+            wait.waiting.callback(manifest)
+
+    def _on_gone(self, gone: m.Gone) -> None:
+        file_id = FileId(gone.file)
+        wait = self._manifests.pop(file_id, None)
+        if wait is not None:
+            wait.waiting.errback(Failure(ChangedError(f"{self.link.name}: {gone.message}")))
+        taker = self._takers.pop(file_id, None)
+        if taker is not None:
+            for grant, (its_taker, sink) in list(self._sinks.items()):
+                if its_taker is taker:
+                    sink.discard()
+                    del self._sinks[grant]
+            taker.gone(self, gone.message)
+
+    # Taking
+
+    def want(self, file_id: FileId, taker: Taker, count: int) -> None:
+        """Keep so many grants open for this file."""
+        self._takers[file_id] = taker
+        self.link.send(m.Want(file_id, count))
+
+    def leave(self, file_id: FileId) -> None:
+        """Nothing more of this file is wanted; what is under way is cancelled."""
+        taker = self._takers.pop(file_id, None)
+        if taker is None or self.ended:
+            return
+        for grant, (its_taker, sink) in list(self._sinks.items()):
+            if its_taker is taker and not sink.dead:
+                self.cancel(grant)
+        self.link.send(m.Want(file_id, 0))
+
+    def get(self, sink: RangeSink, taker: Taker) -> None:
+        """Use the sink's grant for its range."""
+        self._sinks[sink.grant] = (taker, sink)
+        self.link.send(m.Get(sink.grant, sink.offset, sink.length))
+
+    def decline(self, grant: int) -> None:
+        """Nothing to ask for."""
+        self.link.send(m.Decline(grant))
+
+    def cancel(self, grant: int) -> None:
+        """Stop; frames under way are discarded until `cancelled` comes."""
+        entry = self._sinks.get(grant)
+        if entry is not None and not entry[1].dead:
+            entry[1].discard()
+            if not self.ended:
+                self.link.send(m.Cancel(grant))
+
+    def _on_grant(self, grant: m.Grant) -> None:
+        if grant.grant in self._sinks:
+            raise ProtocolError(f"grant: {grant.grant} is used")
+        taker = self._takers.get(FileId(grant.file))
+        if taker is None:
+            self.decline(grant.grant)
+        else:
+            taker.granted(self, grant.grant, grant.bytes)
+
+    def _on_data(self, header: m.Data) -> None:
+        entry = self._sinks.get(header.grant)
+        if entry is None:
+            raise ProtocolError("data: grant: nothing was asked for by it")
+        entry[1].frame(header)
+        self.current = entry[1]
+
+    def _frame_ended(self) -> None:
+        sink = self.current
+        self.current = None
+        if sink is not None and sink.finished:
+            self._sinks.pop(sink.grant, None)
+
+    def _on_cancelled(self, cancelled: m.Cancelled) -> None:
+        entry = self._sinks.pop(cancelled.grant, None)
+        if entry is not None:
+            entry[1].discard()
+            entry[0].cancelled(self, cancelled.grant)
+
+    def misbehaved(self) -> None:
+        """The other side broke the protocol."""
+        for taker in set(self._takers.values()):
+            taker.misbehaved(self)
+
+    def end(self) -> None:
+        """The conversation is over: everybody who waits is told."""
+        if self.ended:
+            return
+        self.ended = True
+        for _, sink in self._sinks.values():
+            sink.discard()
+        self._sinks.clear()
+        self._takers.clear()
+        for wait in list(self._manifests.values()):
+            wait.waiting.errback(Failure(NoSourcesError(f"{self.link.name} is gone")))
+        self._manifests.clear()
+        asked, self._asked = self._asked, {}
+        for asker in {id(entry.asker): entry.asker for entry in asked.values()}.values():
+            asker.lost(self)
+
+
+def _offer(have: m.Have) -> Offer:
+    return Offer(have.name, have.size, have.piece_size, FileId(have.file))

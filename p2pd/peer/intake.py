@@ -1,0 +1,219 @@
+"""The bytes of one file coming in: a transfer's decisions carried out on conversations and on the disk.
+
+Stands between :class:`~p2pd.fetch.transfer.Transfer`, which decides, and the
+conversations (:class:`~p2pd.peer.fetching.Fetching`), which speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from p2pd.errors import StorageError
+from p2pd.fetch.picker import Run, SourceKey
+from p2pd.fetch.transfer import Transfer
+from p2pd.model import FileId, Manifest, PeerId, PeerInfo
+from p2pd.peer.activity import Activity
+from p2pd.peer.fetching import Fetching
+from p2pd.peer.receiving import BufferPool, RangeSink
+from p2pd.pieces import Bitfield
+from p2pd.share.partial import PartialFile
+from p2pd.status import SourceStatus
+from p2pd.text import escape
+
+log = Logger("p2pd.peer")
+
+
+class Owner(Protocol):
+    """Whose file it is: the download. Called on the reactor thread."""
+
+    def untrusted(self, source: Fetching) -> None:
+        """It sent a wrong piece, or broke the protocol: not to be used again for this file."""
+
+    def source_gone(self, source: Fetching) -> None:
+        """It does not serve this content any more."""
+
+    def storage_failed(self, error: StorageError) -> None:
+        """A write failed."""
+
+    def complete(self) -> None:
+        """The last piece is held."""
+
+
+class Intake:
+    """See the module. Sources are told apart by their conversation, counted by their peer."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        name: str,
+        manifest: Manifest,
+        held: Bitfield,
+        file: PartialFile,
+        now: Callable[[], float],
+        activity: Activity,
+        pool: BufferPool,
+    ) -> None:
+        self._owner = owner
+        self._name = name
+        self.manifest = manifest
+        self.file_id: FileId = manifest.file_id
+        self.file = file
+        self._now = now
+        self._activity = activity
+        self._pool = pool
+        self.transfer = Transfer(manifest.size, manifest.piece_size, held, self)
+        self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
+        self._left: dict[PeerId, SourceStatus] = {}
+
+    def add(self, source: Fetching, info: PeerInfo, have: Bitfield | None) -> None:
+        """A source with the pieces of ``have`` (None: all)."""
+        key = id(source)
+        if not source.ended and key not in self._reached:
+            self._reached[key] = (source, info)
+            self.transfer.add_source(key, info.id, have, self._now())
+
+    def drop(self, source: Fetching) -> None:
+        """It left, or is not to be used any more; what it brought is counted on."""
+        key = id(source)
+        if key in self._reached:
+            self._count(key)
+            del self._reached[key]
+            source.leave(self.file_id)
+            self.transfer.remove_source(key, self._now())
+
+    def drop_all(self) -> None:
+        """Nothing more is wanted of anybody."""
+        for source, _ in list(self._reached.values()):
+            self.drop(source)
+
+    def _count(self, key: SourceKey) -> None:
+        source, info = self.transfer.sources[key], self._reached[key][1]
+        if source.bytes:
+            before = self._left.get(info.id)
+            self._left[info.id] = SourceStatus(info.name, source.bytes + (before.bytes if before else 0))
+
+    @property
+    def live(self) -> int:
+        """How many sources there are that do not hang."""
+        return sum(1 for source in self.transfer.sources.values() if not source.stalled)
+
+    def infos(self) -> list[PeerInfo]:
+        """The sources, by name."""
+        return sorted((info for _, info in self._reached.values()), key=lambda info: info.name)
+
+    def sources(self) -> list[SourceStatus]:
+        """Verified bytes by peer, those who left included."""
+        found = dict(self._left)
+        for key, (_, info) in self._reached.items():
+            source = self.transfer.sources[key]
+            before = found[info.id].bytes if info.id in found else 0
+            found[info.id] = SourceStatus(
+                info.name, before + source.bytes, source.rate if source.gets else 0.0
+            )
+        return sorted(found.values(), key=lambda each: each.name)
+
+    # The Driver of the transfer
+
+    def want(self, source: SourceKey, count: int) -> None:
+        """Part of :class:`~p2pd.fetch.transfer.Driver`."""
+        reached = self._reached[source][0]
+        if not reached.ended:
+            reached.want(self.file_id, self, count)
+
+    def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
+        """Part of :class:`~p2pd.fetch.transfer.Driver`."""
+        reached, info = self._reached[source]
+        sink = RangeSink(
+            grant, run, manifest=self.manifest, write=self.file.write, listener=_Carrier(self, source),
+            pool=self._pool, whole=duplicate,
+        )  # fmt: skip
+        self._note("asked for", run, info)
+        reached.get(sink, self)
+
+    def decline(self, source: SourceKey, grant: int) -> None:
+        """Part of :class:`~p2pd.fetch.transfer.Driver`."""
+        if source in self._reached:
+            self._reached[source][0].decline(grant)
+
+    def cancel(self, source: SourceKey, grant: int) -> None:
+        """Part of :class:`~p2pd.fetch.transfer.Driver`."""
+        if source in self._reached:
+            self._reached[source][0].cancel(grant)
+
+    def blame(self, source: SourceKey, piece: int) -> None:
+        """Part of :class:`~p2pd.fetch.transfer.Driver`; the transfer has removed the source already."""
+        reached, info = self._reached.pop(source)
+        log.warn(
+            "{name} sent a wrong piece {piece} of {file}: not used again for it",
+            name=escape(info.name), piece=piece, file=escape(self._name),
+        )  # fmt: skip
+        reached.leave(self.file_id)
+        self._owner.untrusted(reached)
+
+    # The Taker of the conversations
+
+    def granted(self, source: Fetching, grant: int, limit: int) -> None:
+        """Part of :class:`~p2pd.peer.fetching.Taker`."""
+        if id(source) in self._reached:
+            self.transfer.granted(id(source), grant, limit, self._now())
+        else:
+            source.decline(grant)
+
+    def cancelled(self, source: Fetching, grant: int) -> None:
+        """Part of :class:`~p2pd.peer.fetching.Taker`."""
+        self.transfer.ended(id(source), grant, self._now())
+
+    def gone(self, source: Fetching, why: str) -> None:
+        """Part of :class:`~p2pd.peer.fetching.Taker`."""
+        log.info("{name}: {file}: {why}", name=source.link.name, file=escape(self._name), why=escape(why))
+        self.drop(source)
+        self._owner.source_gone(source)
+
+    def misbehaved(self, source: Fetching) -> None:
+        """Part of :class:`~p2pd.peer.fetching.Taker`."""
+        self.drop(source)
+        self._owner.untrusted(source)
+
+    # What sinks tell, by way of their carrier
+
+    def progressed(self, key: SourceKey, grant: int, count: int) -> None:
+        """``count`` bytes came from that source."""
+        self.transfer.progressed(key, grant, count, self._now())
+
+    def piece(self, key: SourceKey, sink: RangeSink, piece: int, right: bool) -> None:
+        """A whole piece came."""
+        info = self._reached[key][1] if key in self._reached else None
+        self.transfer.piece_arrived(key, sink.grant, piece, right, self._now())
+        if right and sink.finished and info is not None:
+            self._note("received", sink.run, info)
+        if self.transfer.done:
+            self._owner.complete()
+
+    def storage_failed(self, error: StorageError) -> None:
+        """A write failed."""
+        self._owner.storage_failed(error)
+
+    def _note(self, what: str, run: Run, info: PeerInfo) -> None:
+        if self._activity.on:
+            self._activity.note(what, run, self._name, f"from {escape(info.name)}")
+
+
+class _Carrier:
+    """Carries a sink's events to its intake, with the source's key."""
+
+    def __init__(self, intake: Intake, key: SourceKey) -> None:
+        self._intake = intake
+        self._key = key
+
+    def sink_progressed(self, sink: RangeSink, count: int) -> None:
+        self._intake.progressed(self._key, sink.grant, count)
+
+    def sink_piece(self, sink: RangeSink, piece: int, right: bool) -> None:
+        self._intake.piece(self._key, sink, piece, right)
+
+    def sink_failed(self, sink: RangeSink, error: StorageError) -> None:
+        self._intake.storage_failed(error)

@@ -1,0 +1,117 @@
+"""What the asked peers said of a name, and when that is all. Pure; told the time (monotonic seconds)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from p2pd.model import FileId, Offer, PeerId
+
+AFTER_FIRST = 1.0
+"""Offers close so long after the first one,"""
+WITHOUT = 5.0
+"""or so long without one; a holder that hashes is waited for while it makes progress within this."""
+
+
+@attrs.define
+class _Answer:
+    name: str
+    state: str = "asked"  # asked, have, not have, hashing, unreachable
+    offer: Offer | None = None
+    done: int = -1
+    progress: float = 0.0
+
+
+class Offers:
+    """The answers to one `req`. ``holders`` are peer ids."""
+
+    def __init__(self, now: float) -> None:
+        self._began = now
+        self._first: float | None = None
+        self._answers: dict[PeerId, _Answer] = {}
+        self._closed = False
+        self.roster_known = False
+        """Set once it is known who is there to be asked."""
+
+    def asked(self, peer: PeerId, name: str, now: float) -> None:
+        """A peer is being asked (again): its earlier answer is void."""
+        self._answers[peer] = _Answer(name, progress=now)
+
+    def have(self, peer: PeerId, offer: Offer, now: float) -> None:
+        """`have`."""
+        answer = self._answers.setdefault(peer, _Answer("?"))
+        answer.state, answer.offer = "have", offer
+        if self._first is None:
+            self._first = now
+
+    def not_have(self, peer: PeerId) -> None:
+        """`not have`."""
+        if peer in self._answers:
+            self._answers[peer].state = "not have"
+
+    def unreachable(self, peer: PeerId) -> None:
+        """It could not be asked, or went before it answered."""
+        answer = self._answers.get(peer)
+        if answer is not None and answer.state in ("asked", "hashing"):
+            answer.state = "unreachable"
+
+    def hashing(self, peer: PeerId, done: int, now: float) -> None:
+        """It hashes the file: ``done`` bytes so far."""
+        answer = self._answers.get(peer)
+        if answer is not None and answer.state in ("asked", "hashing"):
+            answer.state = "hashing"
+            if done != answer.done:
+                answer.done, answer.progress = done, now
+
+    def reoffering(self, peer: PeerId, now: float) -> None:
+        """It was asked again with our piece size: its offer of before says nothing."""
+        answer = self._answers[peer]
+        answer.state, answer.offer, answer.done, answer.progress = "hashing", None, -1, now
+
+    @property
+    def unreached(self) -> int:
+        """How many could not be reached."""
+        return sum(1 for answer in self._answers.values() if answer.state == "unreachable")
+
+    @property
+    def count(self) -> int:
+        """How many were asked."""
+        return len(self._answers)
+
+    @property
+    def hashing_somewhere(self) -> bool:
+        """True while a holder hashes the file."""
+        return any(answer.state == "hashing" for answer in self._answers.values())
+
+    def closed(self, now: float) -> bool:
+        """True once offers are closed; stays so."""
+        if not self._closed:
+            self._closed = self._all_said(now)
+        return self._closed
+
+    def _all_said(self, now: float) -> bool:
+        waiting = [a for a in self._answers.values() if a.state == "hashing" and now - a.progress < WITHOUT]
+        asked = [a for a in self._answers.values() if a.state == "asked"]
+        if self.roster_known and not waiting and not asked:
+            return True
+        if self._first is not None:
+            # Who hashes it (anew, at our piece size) is waited for: it may be another content.
+            return now - self._first >= AFTER_FIRST and not waiting
+        return now - self._began >= WITHOUT and not waiting
+
+    def by_id(self) -> dict[FileId, list[tuple[PeerId, str, Offer]]]:
+        """The standing offers, grouped by content."""
+        groups: dict[FileId, list[tuple[PeerId, str, Offer]]] = {}
+        for peer, answer in self._answers.items():
+            if answer.state == "have" and answer.offer is not None:
+                groups.setdefault(answer.offer.file_id, []).append((peer, answer.name, answer.offer))
+        return groups
+
+    def variants(self) -> list[dict[str, Any]]:
+        """What a conflict lists: ``{id, size, holders}``, most holders first."""
+        rows = [
+            {"id": file_id, "size": group[0][2].size, "holders": sorted(name for _, name, _ in group)}
+            for file_id, group in self.by_id().items()
+        ]
+        return sorted(rows, key=lambda row: (-len(row["holders"]), row["id"]))

@@ -1,0 +1,380 @@
+"""The peer's composition root: the only module that knows all concrete classes of a peer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+from twisted.application import service
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from p2pd import __version__
+from p2pd.control.paths import socket_path
+from p2pd.control.server import ControlService
+from p2pd.errors import NotFoundError, P2PError
+from p2pd.fetch.transfer import TICK
+from p2pd.model import PeerId, is_peer_id
+from p2pd.net.fast import FastPort
+from p2pd.net.listening import Listener
+from p2pd.net.starting import start_or_exit
+from p2pd.net.statedir import StateDir
+from p2pd.peer.activity import Activity
+from p2pd.peer.contacts import Contacts
+from p2pd.peer.conversation import Conversation
+from p2pd.peer.download import Download
+from p2pd.peer.downloads import Downloads, Emit
+from p2pd.peer.receiving import BufferPool
+from p2pd.peer.serving import Serving, Upload
+from p2pd.peer.uplink import Uplink
+from p2pd.pieces import Bitfield, format_runs
+from p2pd.share.cache import ManifestCache
+from p2pd.share.index import ShareIndex
+from p2pd.share.partial import PartialStore
+from p2pd.share.paths import ShareRoot, canonical_name
+from p2pd.status import DaemonStatus, FileStatus, PeerStatus, PiecesStatus
+from p2pd.text import escape
+from p2pd.wire import messages as m
+
+LEAVING = 1.0
+"""Seconds that the others have to take our farewell."""
+
+T = TypeVar("T")
+log = Logger("p2pd.peer")
+
+
+@attrs.frozen
+class PeerConfig:
+    """What a peer is told: ``port`` a number or endpoint string, ``manager`` (host, port) or None.
+
+    ``piece_size`` in bytes for what it shares, None: by the formula of :mod:`p2pd.pieces`.
+    """
+
+    host: str
+    port: str
+    folder: Path
+    manager: tuple[str, int] | None
+    name: str | None
+    state: Path
+    advertise: str
+    maximum: int
+    control: Path | None
+    activity: bool
+    piece_size: int | None
+
+
+class PeerService(service.Service):
+    """A running peer. Also the ``Household`` of its downloads, the ``Shop`` of its conversations,
+    and what answers the control socket's commands.
+    """  # fmt: skip
+
+    index: ShareIndex
+    store: PartialStore
+    contacts: Contacts
+
+    def __init__(self, reactor: Any, config: PeerConfig) -> None:
+        self._reactor = reactor
+        self._config = config
+        self.activity = Activity(config.activity)
+        self.pool = BufferPool()
+        self.label = config.name or ""
+        self._problems: list[str] = []
+        self._uplink: Uplink | None = None
+        self._control: ControlService | None = None
+        self._listener: Listener | None = None
+        self._state: StateDir | None = None
+        self._root: ShareRoot | None = None
+        self._cache: ManifestCache | None = None
+        self._loops: list[LoopingCall] = []
+        self._starting: Deferred[None] | None = None
+        self._id = PeerId("0" * 32)
+        self._port = 0
+        self._hosts: tuple[str, ...] = ()
+        self._sweep_due = False
+        self._up = False
+
+    # Life
+
+    def startService(self) -> None:
+        """Open state, share and sockets; a failure ends the process with a sentence."""
+        service.Service.startService(self)
+        self._starting = start_or_exit(self._reactor, self._start())
+
+    async def _start(self) -> None:
+        config = self._config
+        self._state = StateDir.open(config.state)
+        self._id = _identity(self._state.path)
+        self._root = ShareRoot.open(os.fspath(config.folder), create=True)
+        self._cache = ManifestCache(os.fspath(self._state.path / "manifests.sqlite"))
+        self.store = PartialStore(self._root)
+        self.index = ShareIndex(
+            self._root, self._cache, clock=self._reactor, in_thread=self.in_thread,
+            from_thread=self._reactor.callFromThread, piece_size=config.piece_size,
+        )  # fmt: skip
+        self.contacts = Contacts(
+            self._reactor, maximum=config.maximum, hello=self._hello, serve=self._serve,
+            listed=lambda: self._uplink.peers if self._uplink is not None else {}, changed=self._somebody_new,
+        )  # fmt: skip
+        self._downloads = Downloads(self)
+        self._listener = Listener(self._reactor, config.host, config.port, self.contacts, FastPort)
+        listening = await self._listener.start()
+        self._port, self._hosts = listening.port, listening.hosts
+        self.label = config.name or f"{socket.gethostname() or 'peer'}-{self._port}"
+        if not m.is_peer_name(self.label):
+            raise P2PError(f"{escape(self.label)!r} cannot be a peer's name")
+        path = config.control or Path(socket_path("peer", self._port))
+        self._control = ControlService(self._reactor, os.fspath(path), self, "peer")
+        await self._control.start()
+        log.info("{name}: {reach}", name=escape(self.label), reach=listening.reach)
+        await self.index.start()
+        self._up = True
+        for interval, tick in ((TICK, self._downloads.tick), (1.0, self.contacts.tick)):
+            loop = LoopingCall(self._tick, tick)
+            loop.clock = self._reactor
+            loop.start(interval, now=False)
+            self._loops.append(loop)
+        if config.manager is not None:
+            self._uplink = Uplink(
+                self._reactor, *config.manager, announce=self._announce, on_change=self._somebody_new,
+                load_cookie=self._load_cookie, save_cookie=self._save_cookie,
+            )  # fmt: skip
+            self._uplink.start()
+        for problem in await self._downloads.load():
+            log.warn("{problem}", problem=problem)
+
+    def _tick(self, tick: Callable[[float], None]) -> None:
+        try:
+            tick(self.now())
+        except Exception:
+            # One bad moment must not end all later ones, as it would in a LoopingCall.
+            log.failure("tick")
+
+    async def _stop(self) -> None:
+        self._up = False
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        if self._listener is not None:
+            await self._listener.stop()
+        farewells = []
+        if self._uplink is not None:
+            farewells.append(ensureDeferred(self._uplink.stop()))
+        if self._root is not None and hasattr(self, "_downloads"):
+            await self._downloads.stop()
+            farewells.append(ensureDeferred(self.contacts.stop(LEAVING)))
+            farewells.append(ensureDeferred(self.index.stop()))
+        await DeferredList(farewells, consumeErrors=True)
+        if self._control is not None:
+            await self._control.stop()
+        if self._cache is not None:
+            self._cache.close()
+        if self._root is not None:
+            self._root.close()
+        if self._state is not None:
+            self._state.close()
+
+    def stopService(self) -> Deferred[None]:
+        """Leave the network; what is unfinished is kept for the next start."""
+        service.Service.stopService(self)
+        if self._starting is not None:
+            self._starting.cancel()
+        return ensureDeferred(self._stop())
+
+    # What the parts are given
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return float(self._reactor.seconds())
+
+    def later(self, seconds: float) -> Deferred[None]:
+        """Fires after so many seconds."""
+        return deferLater(self._reactor, seconds)
+
+    def in_thread(self, work: Callable[[], T]) -> Deferred[T]:
+        """Run blocking work in the reactor's thread pool."""
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+
+    def roster_known(self) -> bool:
+        """True once the manager has told who is here, or there is none."""
+        return self._uplink is None or self._uplink.had_list
+
+    def download_ended(self, download: Download) -> None:
+        """For the list of ended transfers."""
+        self._downloads.download_ended(download)
+
+    def upload_ended(self, upload: Upload, name: str) -> None:
+        """For the list of ended transfers."""
+        self._downloads.upload_ended(upload, name)
+        log.info(
+            "{file}: sent {size} bytes to {name}",
+            file=escape(upload.entry.name), size=upload.bytes, name=name,
+        )  # fmt: skip
+
+    def uploads(self) -> Iterator[tuple[str, Upload]]:
+        """What goes out, with the other's name."""
+        for conversation in self.contacts.conversations():
+            for upload in conversation.serving.uploads.values():
+                if upload.bytes or any(upload.open.values()):
+                    yield conversation.name, upload
+
+    def _serve(self, conversation: Conversation) -> Serving:
+        return Serving(conversation, self)
+
+    def _hello(self) -> m.Hello:
+        return m.Hello(*m.VERSION, self._id, self.label, self._port)
+
+    def _announce(self) -> m.NewPeer:
+        return m.NewPeer(
+            *m.VERSION, self._id, self.label, self._port, list(self._hosts), self._config.advertise, ""
+        )
+
+    def _somebody_new(self) -> None:
+        # Called often in a storm of joins: look once per turn of the reactor.
+        if self._up and not self._sweep_due:
+            self._sweep_due = True
+            self._reactor.callLater(0, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_due = False
+        if self._up:
+            self._tick(self._downloads.tick)
+
+    def _load_cookie(self) -> str:
+        assert self._state is not None
+        try:
+            return (self._state.path / "cookie").read_text("ascii").strip()[:128]
+        except (OSError, ValueError):
+            return ""
+
+    def _save_cookie(self, cookie: str) -> None:
+        assert self._state is not None
+        with contextlib.suppress(OSError):  # without it we are a new peer next time, no more
+            _write_private(self._state.path / "cookie", cookie)
+
+    # Commands
+
+    def status(self) -> DaemonStatus:
+        """The daemon at a glance."""
+        uplink = self._uplink
+        return DaemonStatus(
+            role="peer", name=self.label, host=self._hosts[0] if self._hosts else self._config.host,
+            port=self._port, manager=uplink.state if uplink is not None else "none",
+            peers=len(uplink.peers) if uplink is not None else 0, files=self.index.count,
+            transfers=self._downloads.count + sum(1 for _ in self.uploads()), version=__version__,
+            pid=os.getpid(),
+            problems=tuple([*self._problems, *(uplink.problems if uplink else ()), *self.index.problems]),
+        )  # fmt: skip
+
+    async def cmd_status(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """The daemon at a glance."""
+        return self.status().to_json()
+
+    async def cmd_peers(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """The other active peers."""
+        peers = self._uplink.peers.values() if self._uplink is not None else self.contacts.active()
+        for info in sorted(peers, key=lambda info: info.name):
+            emit({"event": "item", **PeerStatus(info.name, info.host, info.port, info.id).to_json()})
+        return {}
+
+    async def cmd_files(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """What this peer shares."""
+        for entry in self.index.entries():
+            emit({"event": "item", **FileStatus(entry.name, entry.key.size, entry.file_id).to_json()})
+        return {}
+
+    async def cmd_transfers(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """What comes and goes."""
+        for status in self._downloads.statuses(self.uploads()):
+            emit({"event": "item", **status.to_json()})
+        return {}
+
+    async def cmd_req(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """Fetch a file."""
+        download = await self._downloads.request(args)
+        waiter = download.wait(emit, args.timeout)
+        emit({"event": "started", "transfer": download.id})
+        if args.no_wait:
+            waiter.outcome.addErrback(lambda _: None)
+            download.leave(waiter)
+            return {}
+        try:
+            return await waiter.outcome
+        finally:
+            download.leave(waiter)
+
+    async def cmd_cancel(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """Give a transfer up."""
+        self._downloads.find(args.id).give_up()
+        return {"transfer": args.id}
+
+    async def cmd_pause(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """Stop a transfer for now."""
+        await self._downloads.find(args.id).set_paused(True)
+        return {"transfer": args.id}
+
+    async def cmd_resume(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """Let a paused transfer go on."""
+        await self._downloads.find(args.id).set_paused(False)
+        return {"transfer": args.id}
+
+    async def cmd_pieces(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """Which pieces of a file are here."""
+        name = canonical_name(args.file)
+        download = self._downloads.by_name(name)
+        pieces = download.pieces if download is not None else None
+        if pieces is not None:
+            manifest, held = pieces
+        else:
+            if await self.index.find(name) is None:
+                raise NotFoundError(f"{escape(name)} is not here")
+            manifest = await self.index.manifest(name)
+            held = Bitfield.full(manifest.count)
+        emit(
+            {
+                "event": "item",
+                **PiecesStatus(
+                    name, manifest.file_id, manifest.size, manifest.piece_size, manifest.count, len(held),
+                    format_runs(held.runs()),
+                ).to_json(),
+            }
+        )  # fmt: skip
+        return {}
+
+    async def cmd_left_peer(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """Leave the network and stop the daemon."""
+        self._reactor.callLater(0, self._reactor.stop)
+        # Answered with its `done` by the control service, once its socket is removed.
+        await Deferred()
+        return {}
+
+
+def _identity(folder: Path) -> PeerId:
+    """The peer id kept in the state folder; a lost or damaged one is made anew."""
+    path = folder / "id"
+    try:
+        text = path.read_text("ascii").strip()
+    except (OSError, ValueError):
+        text = ""
+    if not is_peer_id(text):
+        text = secrets.token_hex(16)
+        with contextlib.suppress(OSError):  # a full disk: this run has an id all the same
+            _write_private(path, text)
+    return PeerId(text)
+
+
+def _write_private(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

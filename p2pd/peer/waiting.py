@@ -1,0 +1,105 @@
+"""Clients that wait for a transfer: told of its progress, then its end, or why they wait in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from p2pd.errors import P2PError
+from p2pd.peer.intake import Intake
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@attrs.define(eq=False)
+class Waiter:
+    """One client. ``timeout``: seconds without a source, from ``since`` on, that it bears.
+
+    ``outcome`` fires with the keys of `done`, or fails with a P2PError.
+    """
+
+    emit: Emit
+    timeout: float
+    since: float
+    outcome: Deferred[dict[str, Any]]
+
+
+class Waiters:
+    """All clients that wait for one transfer."""
+
+    def __init__(self) -> None:
+        self._all: list[Waiter] = []
+        self._sources: list[dict[str, Any]] = []
+        self._rate = 0.0
+        self._measured: tuple[float, int] | None = None
+
+    def add(self, emit: Emit, timeout: float, now: float) -> Waiter:
+        """A client begins to wait."""
+        waiter = Waiter(emit, timeout, now, Deferred())
+        self._all.append(waiter)
+        self._sources = []  # so that it is told them, too
+        return waiter
+
+    def remove(self, waiter: Waiter) -> None:
+        """It waits no longer."""
+        if waiter in self._all:
+            self._all.remove(waiter)
+
+    def release(self, outcome: P2PError | dict[str, Any]) -> None:
+        """Everybody is told the outcome."""
+        for waiter in list(self._all):
+            self._release(waiter, outcome)
+
+    def release_late(self, sourceless: float, now: float, error: Callable[[], P2PError]) -> None:
+        """Those are released whose time without a source, since ``sourceless``, is over."""
+        for waiter in list(self._all):
+            if now - max(waiter.since, sourceless) >= waiter.timeout:
+                self._release(waiter, error())
+
+    def _release(self, waiter: Waiter, outcome: P2PError | dict[str, Any]) -> None:
+        self._all.remove(waiter)
+        if isinstance(outcome, P2PError):
+            waiter.outcome.errback(outcome)
+        else:
+            waiter.outcome.callback(outcome)
+
+    def progress(self, intake: Intake) -> None:
+        """Tell everybody how far it is; the caller sees to it that this is at most 5 times a second."""
+        if not self._all:
+            return
+        sources = [{"name": info.name, "host": info.host, "port": info.port} for info in intake.infos()]
+        if sources != self._sources:
+            self._sources = sources
+            self._tell({"event": "sources", "sources": sources})
+        self._tell(
+            {
+                "event": "progress",
+                "bytes": intake.transfer.bytes_held,
+                "size": intake.manifest.size,
+                "rate": round(self._rate),
+                "sources": [source.to_json() for source in intake.sources()],
+            }
+        )
+
+    def measure(self, held: int, now: float) -> float:
+        """The rate in bytes per second, over about the last second; ``held``: verified bytes."""
+        if self._measured is None:
+            self._measured = (now, held)
+        then, before = self._measured
+        if now - then >= 0.2:
+            sample = max(held - before, 0) / (now - then)
+            self._rate += (sample - self._rate) * (0.4 if self._rate else 1.0)
+            self._measured = (now, held)
+        return self._rate
+
+    @property
+    def rate(self) -> float:
+        """As measured last."""
+        return self._rate
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        for waiter in list(self._all):
+            waiter.emit(event)
