@@ -77,6 +77,11 @@ class Output:
         """The connection is lost."""
         self.close()
 
+    def finish(self) -> None:
+        """Nothing follows: a transport with a producer would wait for it instead of closing."""
+        self._transport.unregisterProducer()
+        self._release()
+
     def close(self) -> None:
         """Send nothing more; whoever waits goes on."""
         self._closed = True

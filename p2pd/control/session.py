@@ -146,7 +146,7 @@ class Session(TwistedProtocol):
                 self._out.muted = True  # the command has its answer; what it says further is lost
             self._running.cancel()
         if not was_closing:
-            self._transport().loseConnection()
+            self._lose()
         return done
 
     # -- lines
@@ -263,10 +263,15 @@ class Session(TwistedProtocol):
 
     def _close(self) -> None:
         self._closing = True
-        self._transport().loseConnection()
+        self._lose()
         # a client that reads nothing would keep its last answers, and its place, for ever
         if self._presence is None:
             self._presence = self._reactor.callLater(self._limits.stall, self._expire)
+
+    def _lose(self) -> None:
+        if self._out is not None:
+            self._out.finish()
+        self._transport().loseConnection()
 
     def _expire(self) -> None:
         self._presence = None
