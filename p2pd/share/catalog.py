@@ -1,0 +1,161 @@
+"""The files offered, by name, by path on disk and by file id. Plain data, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from p2pd.model import FileId
+from p2pd.share.hashing import StatKey
+from p2pd.share.telling import Found
+
+
+@attrs.frozen
+class Entry:
+    """A file offered. ``rel``: its path on disk; ``file_id``: None until it is hashed.
+
+    ``piece_size`` (bytes) is that of ``file_id``; without one, the size that the file once
+    came with and is to be hashed at, if any.
+    """
+
+    name: str
+    rel: bytes
+    key: StatKey
+    file_id: FileId | None
+    piece_size: int | None
+
+
+class Catalog:
+    """Entries and their ids. Of several paths with one name, the first one by bytes is offered."""
+
+    def __init__(self, changed: Callable[[str, bool], None]) -> None:
+        """``changed(name, quietly)`` is told of every change; quietly: nobody else needs to know."""
+        self._changed = changed
+        self._entries: dict[str, Entry] = {}
+        self._names: dict[bytes, str] = {}
+        self._twins: dict[str, dict[bytes, Found]] = {}
+        self._holders: dict[FileId, tuple[tuple[str, int], ...]] = {}
+        self._more_ids: dict[str, tuple[FileId, ...]] = {}
+        self._order: list[str] = []
+        self._ordered = True
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, name: str) -> Entry | None:
+        """The file of that name."""
+        return self._entries.get(name)
+
+    def by_rel(self, rel: bytes) -> Entry | None:
+        """The file at that path, if it is the one offered under its name."""
+        entry = self._entries.get(self._names.get(rel, ""))
+        return entry if entry is not None and entry.rel == rel else None
+
+    def holders(self, file_id: FileId) -> Sequence[tuple[str, int]]:
+        """The (name, piece size) whose manifest has this id."""
+        return self._holders.get(file_id, ())
+
+    def ids(self, name: str) -> Sequence[FileId]:
+        """All ids known of a name, at whatever piece size."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return ()
+        more = self._more_ids.get(name, ())
+        return more if entry.file_id is None else (entry.file_id, *more)
+
+    def entries(self) -> Iterator[Entry]:
+        """Sorted by name, as it is now; what vanishes meanwhile is left out."""
+        if not self._ordered:
+            # Nearly sorted already, which Python's sort makes use of.
+            self._order = sorted(dict.fromkeys(name for name in (*self._order, *self._entries)))
+            self._order = [name for name in self._order if name in self._entries]
+            self._ordered = True
+        for name in list(self._order):
+            entry = self._entries.get(name)
+            if entry is not None:
+                yield entry
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence where names collide."""
+        if not self._twins:
+            return []
+        count, name = sum(map(len, self._twins.values())), min(self._twins)
+        return [
+            f"{count} files are not offered because another one has the same name in another form of Unicode,"
+            f" for example {name!a}."
+        ]
+
+    def put(self, found: Found, replace: bool = False) -> None:
+        """A file is there; ``replace``: its id is to be the one given whatever was known of it."""
+        name, current = found.name, self._entries.get(found.name)
+        if current is not None and current.rel != found.rel:
+            loser = found
+            if found.rel < current.rel:
+                loser = Found(current.rel, name, current.key, current.piece_size, current.file_id)
+            self._twins.setdefault(name, {})[loser.rel] = loser
+            self._names[found.rel] = self._names[current.rel] = name
+            if loser is found:
+                return
+        elif current is not None and current.key == found.key and not replace:
+            if current.file_id is None and found.file_id is not None and found.piece_size is not None:
+                self.add_id(current, found.file_id, found.piece_size, main=True)
+            return
+        self._forget_ids(name)
+        entry = Entry(name, found.rel, found.key, found.file_id, found.piece_size)
+        self._entries[name] = entry
+        self._names[found.rel] = name
+        if current is None:
+            self._ordered = False
+        if found.file_id is not None and found.piece_size is not None:
+            self._hold(found.file_id, name, found.piece_size)
+        had_id = current is not None and current.file_id is not None
+        self._changed(name, found.file_id is None and not had_id)
+
+    def remove(self, rel: bytes) -> None:
+        """The file at ``rel`` is gone; nothing happens where it is not known."""
+        name = self._names.pop(rel, None)
+        if name is None:
+            return
+        twins = self._twins.get(name, {})
+        entry = self._entries[name]
+        if entry.rel != rel:
+            twins.pop(rel, None)
+            if not twins:
+                self._twins.pop(name, None)
+            return
+        self._forget_ids(name)
+        del self._entries[name]
+        self._ordered = False
+        if twins:
+            heir = twins.pop(min(twins))
+            if not twins:
+                del self._twins[name]
+            self.put(heir)
+        self._changed(name, False)
+
+    def add_id(self, entry: Entry, file_id: FileId, piece_size: int, main: bool) -> None:
+        """The file has this id at this piece size; ``main``: it is the one to offer unless asked."""
+        current = self._entries.get(entry.name)
+        if current is None or current.key != entry.key or file_id in self.ids(entry.name):
+            return
+        entry = current
+        self._hold(file_id, entry.name, piece_size)
+        if main and entry.file_id is None:
+            self._entries[entry.name] = attrs.evolve(entry, file_id=file_id, piece_size=piece_size)
+            self._changed(entry.name, False)
+        else:
+            self._more_ids[entry.name] = (*self._more_ids.get(entry.name, ()), file_id)
+
+    def _hold(self, file_id: FileId, name: str, piece_size: int) -> None:
+        self._holders[file_id] = (*self._holders.get(file_id, ()), (name, piece_size))
+
+    def _forget_ids(self, name: str) -> None:
+        for file_id in self.ids(name):
+            left = tuple(pair for pair in self._holders.get(file_id, ()) if pair[0] != name)
+            if left:
+                self._holders[file_id] = left
+            else:
+                self._holders.pop(file_id, None)
+        self._more_ids.pop(name, None)

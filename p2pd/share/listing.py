@@ -1,0 +1,115 @@
+"""One folder of the share as it lies on disk, and what the scanning thread tells of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Callable
+
+import attrs
+
+from p2pd.share import syscalls
+from p2pd.share.hashing import StatKey
+from p2pd.share.paths import ShareRoot, is_canonical
+
+
+@attrs.define
+class Folder:
+    """What is known of a folder: files told of by leaf, sub-folders, its watch."""
+
+    files: dict[bytes, StatKey] = attrs.Factory(dict)
+    folders: set[bytes] = attrs.Factory(set)
+    wd: int | None = None
+
+
+@attrs.define
+class Waiting:
+    """A file that is not at rest: its key when last looked at, since when (s), whether events told so."""
+
+    key: StatKey
+    since: float
+    evented: bool
+
+
+@attrs.define
+class Listing:
+    """The entries of one folder: regular files with their keys, sub-folders, those without usable names."""
+
+    files: list[tuple[bytes, StatKey]] = attrs.Factory(list)
+    folders: set[bytes] = attrs.Factory(set)
+    skipped: int = 0
+    error: str | None = None
+
+
+def join(folder: bytes, leaf: bytes) -> bytes:
+    """``leaf`` in ``folder``, where b"" is the root."""
+    return folder + b"/" + leaf if folder else leaf
+
+
+def name_of(rel: bytes) -> str | None:
+    """The name of a path on disk, in NFC; None where it has none that can be asked for."""
+    try:
+        text = rel.decode()
+    except UnicodeDecodeError:
+        return None
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    elif len(rel) <= 255:  # what the file system gives is canonical but for the lengths
+        return text
+    return text if is_canonical(text) else None
+
+
+def list_folder(root: ShareRoot, rel: bytes, watch: Callable[[int], None]) -> Listing:
+    """List ``rel``; ``watch`` gets its descriptor before, so that nothing falls in between. Blocking.
+
+    NotFoundError where there is no such folder reachable without links, StorageError where it
+    cannot be opened; a failure in the middle is noted in the listing.
+    """
+    found = Listing()
+    fd = root.open_folder(rel)
+    try:
+        watch(fd)
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    _add(found, rel, entry)
+    except OSError as error:
+        found.error = f"cannot list {os.fsdecode(rel) or 'the share'}: {error.strerror}"
+    finally:
+        os.close(fd)
+    return found
+
+
+def _add(found: Listing, rel: bytes, entry: os.DirEntry[str]) -> None:
+    try:
+        folder = entry.is_dir(follow_symlinks=False)
+        if not folder and not entry.is_file(follow_symlinks=False):
+            return
+        leaf = os.fsencode(entry.name)
+        if name_of(join(rel, leaf)) is None:
+            found.skipped += 1
+        elif folder:
+            found.folders.add(leaf)
+        else:
+            found.files.append((leaf, StatKey.of(entry.stat(follow_symlinks=False))))
+    except OSError:  # gone meanwhile
+        return
+
+
+def examine(root: ShareRoot, rel: bytes) -> tuple[StatKey, bool | None]:
+    """The key of a file and whether somebody writes it (None: unknown); NotFoundError, StorageError."""
+    fd = root.open_file(rel)
+    try:
+        return StatKey.of(os.fstat(fd)), syscalls.has_writer(fd)
+    finally:
+        os.close(fd)
+
+
+def stat_file(root: ShareRoot, rel: bytes) -> os.stat_result | None:
+    """The stat of a regular file that is not opened for it; None for anything else."""
+    try:
+        result = os.stat(rel, dir_fd=root.fd, follow_symlinks=False)
+    except OSError:
+        return None
+    return result if stat.S_ISREG(result.st_mode) else None
