@@ -33,8 +33,10 @@ from p2pd.peer.offers import Offers
 from p2pd.peer.receiving import BufferPool
 from p2pd.peer.waiting import Emit, Waiter, Waiters
 from p2pd.pieces import Bitfield
+from p2pd.share.disk import check_room, sha256_of
 from p2pd.share.index import Entry, ShareIndex
 from p2pd.share.partial import Job, PartialStore
+from p2pd.share.paths import ShareRoot
 from p2pd.status import State, TransferStatus
 from p2pd.text import escape
 from p2pd.threads import InThread
@@ -51,6 +53,7 @@ log = Logger("p2pd.peer")
 class Household(Protocol):
     """What all downloads of a daemon share."""
 
+    root: ShareRoot
     index: ShareIndex
     store: PartialStore
     contacts: Contacts
@@ -106,6 +109,7 @@ class Download:
         self._beginning = False
         self._checking = False
         self._finishing = False
+        self._recheck = False
         self._saving = False
         self._saved = (0, self._began)
         self._sourceless_since = self._began
@@ -125,7 +129,7 @@ class Download:
             job = self.job
             await self._house.in_thread(lambda: self._house.store.save_job(job))
             if not self.job.replace:
-                self._local = await self._house.index.find(self.job.output)
+                self._local = await self._house.index.find(self.job.target)
             if self._local is not None and self._pinned:
                 mine = await self._local_manifest(0)
                 if mine is not None and mine.file_id == self.job.file_id:
@@ -314,7 +318,7 @@ class Download:
         else:
             mine = await self._local_manifest(0)
             row = {"id": mine.file_id, "size": mine.size, "holders": [self._house.label]} if mine else None
-            text = f"a different {escape(self.job.output)} is here already: --replace it, or choose --output"
+            text = f"a different {escape(self.job.target)} is here already: --replace it, or choose --output"
             self._conflict(text, row)
 
     async def _here_already(self, entry: Entry, manifest: Manifest | None) -> None:
@@ -323,8 +327,7 @@ class Download:
                 self._fail(NotFoundError(f"{escape(entry.name)} changed while it was looked at"))
             return
         if self.job.sha256 is not None:
-            store = self._house.store
-            digest = await self._house.in_thread(lambda: store.digest_of(entry.rel))
+            digest = await self._house.in_thread(lambda: sha256_of(self._house.root, entry.rel))
             if digest != self.job.sha256:
                 self._fail(VerifyError(f"{escape(entry.name)} is here, but its SHA-256 is {digest}"))
                 return
@@ -332,7 +335,7 @@ class Download:
 
     async def _local_manifest(self, piece_size: int) -> Manifest | None:
         try:
-            return await self._house.index.manifest(self.job.output, piece_size)
+            return await self._house.index.manifest(self.job.target, piece_size)
         except P2PError:
             return None
 
@@ -405,10 +408,11 @@ class Download:
                     raise VerifyError(f"{escape(job.name)}: its SHA-256 is {digest}")
             if self.ended_at is not None:
                 return
-            await in_thread(lambda: intake.file.finish(job.output, job.replace))
-            await self._house.index.adopt(job.output, intake.manifest)
+            await in_thread(lambda: intake.file.finish(job.target, job.replace))
+            await self._house.index.adopt(job.target, intake.manifest)
         except StorageError as error:
             self._finishing = False
+            self._recheck = True
             self.storage_failed(error)
         except P2PError as error:
             self._fail(error)
@@ -440,7 +444,7 @@ class Download:
         if intake is not None:
             missing -= intake.transfer.bytes_held
         try:
-            await self._house.in_thread(lambda: self._house.store.preflight(missing))
+            await self._house.in_thread(lambda: check_room(self._house.root, missing))
         except StorageError as error:
             self.error = error
             return
@@ -449,7 +453,19 @@ class Download:
         log.info("{file}: there is room again, going on", file=escape(self.job.name))
         self.error = None
         self._storage_retry = None
-        if intake is not None:
+        if intake is not None and self._recheck:
+            # It could not be finished: nobody knows what of it is on the disk until it is read.
+            self._recheck, self._intake, self._checking = False, None, True
+            intake.file.close()
+            try:
+                await self._open(intake.manifest, intake.transfer.held)
+            except StorageError as error:
+                self._intake = intake
+                self._recheck = True
+                self.storage_failed(error)
+            finally:
+                self._checking = False
+        elif intake is not None:
             intake.transfer.resume(self._house.now())
         for offering in list(self._offering.values())[:1]:
             self._begin_with(*offering)
@@ -549,7 +565,7 @@ class Download:
         seconds = round(self._house.now() - self._began, 3)
         log.info(
             "{file}: {size} bytes in {seconds} s from {sources}",
-            file=escape(self.job.output), size=manifest.size, seconds=seconds,
+            file=escape(self.job.target), size=manifest.size, seconds=seconds,
             sources=", ".join(f"{escape(each.name)} ({each.bytes})" for each in sources) or "this share",
         )  # fmt: skip
         waiters = self._waiters
@@ -557,8 +573,8 @@ class Download:
         self._end("done", None)
         waiters.release(
             {
-                "name": self.job.output,
-                "path": self._house.store.path_of(self.job.output),
+                "name": self.job.target,
+                "path": self._house.root.path_of(self.job.target),
                 "size": manifest.size,
                 "id": manifest.file_id,
                 "seconds": seconds,

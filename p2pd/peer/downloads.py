@@ -52,15 +52,14 @@ class Downloads:
 
     async def load(self) -> list[str]:
         """Go on with what an earlier run left; gives sentences about what was damaged."""
-        loaded = await self._house.in_thread(self._house.store.load)
-        for job, manifest, held in loaded.transfers:
+        for job, manifest, held in await self._house.in_thread(self._house.store.load):
             download = Download(self._house, job, resumed=True)
             self._live[download.id] = download
             try:
                 await download.start(manifest, held)
             except StorageError as error:
                 download.storage_failed(error)
-        return list(loaded.problems)
+        return list(self._house.store.problems)
 
     async def request(self, args: Any) -> Download:
         """Begin what `req` asks for, or join a transfer that does the same.
@@ -79,7 +78,7 @@ class Downloads:
             size=None, piece_size=None, created=int(time.time()),
         )  # fmt: skip
         for other in self._live.values():
-            if other.job.output == output:
+            if other.job.target == output:
                 return _join(other, job)
         download = Download(self._house, job)
         self._live[download.id] = download
@@ -111,7 +110,7 @@ class Downloads:
 
     def by_name(self, name: str) -> Download | None:
         """A transfer that is to get this name."""
-        return next((each for each in self._live.values() if each.job.output == name), None)
+        return next((each for each in self._live.values() if each.job.target == name), None)
 
     @property
     def count(self) -> int:
@@ -149,7 +148,7 @@ def _join(other: Download, job: Job) -> Download:
     if same == want and want.file_id in (None, have.file_id):
         return other
     raise RefusedError(
-        f"another transfer ({other.id}) is to get the name {escape(have.output)}: cancel it, or use --output"
+        f"another transfer ({other.id}) is to get the name {escape(have.target)}: cancel it, or use --output"
     )
 
 

@@ -76,6 +76,7 @@ class PeerService(service.Service):
     and what answers the control socket's commands.
     """  # fmt: skip
 
+    root: ShareRoot
     index: ShareIndex
     store: PartialStore
     contacts: Contacts
@@ -91,7 +92,6 @@ class PeerService(service.Service):
         self._control: ControlService | None = None
         self._listener: Listener | None = None
         self._state: StateDir | None = None
-        self._root: ShareRoot | None = None
         self._cache: ManifestCache | None = None
         self._loops: list[LoopingCall] = []
         self._starting: Deferred[None] | None = None
@@ -100,6 +100,7 @@ class PeerService(service.Service):
         self._hosts: tuple[str, ...] = ()
         self._sweep_due = False
         self._up = False
+        self._opened = False
 
     # Life
 
@@ -112,11 +113,12 @@ class PeerService(service.Service):
         config = self._config
         self._state = StateDir.open(config.state)
         self._id = _identity(self._state.path)
-        self._root = ShareRoot.open(os.fspath(config.folder), create=True)
+        self.root = ShareRoot.open(os.fspath(config.folder), create=True)
         self._cache = ManifestCache(os.fspath(self._state.path / "manifests.sqlite"))
-        self.store = PartialStore(self._root)
+        self.store = PartialStore(self.root)
+        self._opened = True
         self.index = ShareIndex(
-            self._root, self._cache, clock=self._reactor, in_thread=self.in_thread,
+            self.root, self._cache, clock=self._reactor, in_thread=self.in_thread,
             from_thread=self._reactor.callFromThread, piece_size=config.piece_size,
         )  # fmt: skip
         self.contacts = Contacts(
@@ -158,7 +160,7 @@ class PeerService(service.Service):
             log.failure("tick")
 
     async def _stop(self) -> None:
-        self._up = False
+        was_up, self._up = self._up, False
         for loop in self._loops:
             if loop.running:
                 loop.stop()
@@ -167,7 +169,7 @@ class PeerService(service.Service):
         farewells = []
         if self._uplink is not None:
             farewells.append(ensureDeferred(self._uplink.stop()))
-        if self._root is not None and hasattr(self, "_downloads"):
+        if was_up:
             await self._downloads.stop()
             farewells.append(ensureDeferred(self.contacts.stop(LEAVING)))
             farewells.append(ensureDeferred(self.index.stop()))
@@ -176,8 +178,9 @@ class PeerService(service.Service):
             await self._control.stop()
         if self._cache is not None:
             self._cache.close()
-        if self._root is not None:
-            self._root.close()
+        if self._opened:
+            self.store.close()
+            self.root.close()
         if self._state is not None:
             self._state.close()
 
