@@ -48,9 +48,16 @@ class ManagerProtocol(MessageProtocol):
     def opened(self) -> None:
         """Counts, and waits for `new_peer`."""
         self._office.protocols.add(self)
+        if not self._office.ready:
+            self._tcp.pauseProducing()
         self._announce_call = self._clock.callLater(
             ANNOUNCE_WITHIN, self.fail, ProtocolError(f"no new_peer within {ANNOUNCE_WITHIN:g} s")
         )
+
+    def begin(self) -> None:
+        """Read what waits since the connection was made."""
+        if self.open:
+            self._tcp.resumeProducing()
 
     def bytes_received(self) -> None:
         """Anything at all keeps the lease."""
@@ -158,6 +165,13 @@ class ManagerFactory(Factory):
         self.limit = limit
         self.protocols: set[ManagerProtocol] = set()
         self.refusals = 0
+        self.ready = False
+
+    def begin(self) -> None:
+        """Answer from now on, also those connected already: the cookies of earlier runs are known."""
+        self.ready = True
+        for protocol in list(self.protocols):
+            protocol.begin()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """None, which closes at once, where even the refusals are too many."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -135,10 +135,12 @@ class ManagerService(Service):
         await control.start()
         self._control = control
         self.hub.start()
-        log.info("{reach}", reach=listening.reach)
         await self._store.open()
         self.registry.remember((each.id, each.cookie_hash) for each in await self._store.load())
         self.hub.keep_in(self._store)
+        self._factory.begin()
+        # Whoever reads this line may send a signal: then the reactor must run.
+        self._reactor.callWhenRunning(log.info, "{reach}", reach=listening.reach)
 
     def _state_path(self) -> Path | None:
         if self._config.state is not None:
@@ -166,15 +168,12 @@ class ManagerService(Service):
             left.append(protocol.when_lost())
             protocol.send(LeftPeer())
             protocol.close()
-        gone = DeferredList(left)
+        # Cancelling it ends the waiting for those that do not close.
+        gone = DeferredList(left, consumeErrors=True)
         deadline = self._clock.callLater(FAREWELL, gone.cancel)
-        try:
-            await gone
-        except CancelledError:
-            pass
-        finally:
-            if deadline.active():
-                deadline.cancel()
+        await gone
+        if deadline.active():
+            deadline.cancel()
         for protocol in list(self._factory.protocols):
             protocol.abort()
 

@@ -13,7 +13,7 @@ GRACE = 4.5
 
 
 def install_signals(reactor: Any) -> None:
-    """Take over both signals once ``reactor`` runs. Call before it does; from a tap only.
+    """Take over both signals. Call before ``reactor`` runs; from a tap only.
 
     twistd's own handlers re-raise the signal after the reactor has stopped, so
     that the status would be -15 instead of 0.
@@ -38,7 +38,8 @@ def install_signals(reactor: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
 
-    reactor.callWhenRunning(install)
+    install()
+    reactor.callWhenRunning(install)  # the reactor puts its own in their place when it starts
 
 
 def _stop(reactor: Any) -> None:

@@ -86,6 +86,7 @@ class Manager:
         self.store = Store()
         self.hub.start()
         self.hub.keep_in(self.store)
+        self.factory.begin()
 
     def _changed(self):
         self.tables += 1

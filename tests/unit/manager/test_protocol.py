@@ -24,6 +24,14 @@ def test_a_peer_is_welcomed_and_gets_the_list(manager):
     assert manager.tables == 1
 
 
+def test_nobody_is_answered_before_the_store_is_read(manager):
+    manager.factory.ready = False
+    line = manager.line()
+    assert line.producerState == "paused"
+    manager.factory.begin()
+    assert line.producerState == "producing"
+
+
 def test_changes_are_gathered(manager):
     first = manager.joined(1)
     first.heard()
@@ -45,7 +53,7 @@ def test_leaving_takes_off_the_list(manager):
     third.end()
     assert manager.names() == ["p1"]
     manager.clock.advance(0.05)
-    ((verb, fields),) = first.heard()
+    ((_verb, fields),) = first.heard()
     assert len(fields["left"]) == 2
     assert second.write_closed
 

@@ -67,7 +67,9 @@ def test_an_advertised_address_is_shown_in_its_canonical_form():
     assert (placed.host, placed.machine) == ("203.0.113.7", None)
 
 
-@pytest.mark.parametrize("text", ["0.0.0.0", "::", "lab", "224.0.0.1", "255.255.255.255", "1.2.3", "::ffff:0.0.0.0"])
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0", "::", "lab", "224.0.0.1", "255.255.255.255", "1.2.3", "::ffff:0.0.0.0"]
+)
 def test_what_cannot_be_dialled_cannot_be_advertised(text):
     registry = make()
     with pytest.raises(RefusedError, match="advertise"):
@@ -211,6 +213,8 @@ def test_whoever_applies_the_changes_has_the_list(story):
                         view.pop(left, None)
                     view.update((info.id, info) for info in change.joined)
             for machine, view in views.items():
-                assert list(sorted(view.items())) == sorted((info.id, info) for info in registry.rows(machine))
+                assert list(sorted(view.items())) == sorted(
+                    (info.id, info) for info in registry.rows(machine)
+                )
         names = [each.info.name for each in registry.active]
         assert len(names) == len(set(names))
