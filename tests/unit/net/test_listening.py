@@ -54,17 +54,21 @@ async def test_a_taken_port_is_one_sentence(form):
 
 @ensureDeferred
 async def test_another_machines_address_is_one_sentence():
-    with pytest.raises(P2PError, match="cannot listen on 192.0.2.1 port 0: Cannot assign"):
+    with pytest.raises(P2PError, match=r"cannot listen on 192\.0\.2\.1 port 0: Cannot assign"):
         await listener("192.0.2.1", "0").start()
 
 
-@pytest.mark.parametrize("option", ["", "x", "-1", "65536", "7001 ", "unix:/tmp/x", "ssl:1", "stdio:", "fd:3"])
+@pytest.mark.parametrize(
+    "option", ["", "x", "-1", "65536", "7001 ", "unix:/tmp/x", "ssl:1", "stdio:", "fd:3"]
+)
 def test_other_ports_are_refused(option):
     with pytest.raises(UsageError):
         check_port_option(option)
 
 
-@pytest.mark.parametrize("option", ["tcp:x", "tcp:1:2:3:4", "tcp:0:color=red", "systemd:domain=INET:index=99"])
+@pytest.mark.parametrize(
+    "option", ["tcp:x", "tcp:1:2:3:4", "tcp:0:color=red", "systemd:domain=INET:index=99"]
+)
 @ensureDeferred
 async def test_bad_endpoints_are_one_sentence(option):
     with pytest.raises(UsageError, match="endpoint"):
