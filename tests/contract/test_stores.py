@@ -1,6 +1,8 @@
 """What every store of the manager does; and what SQLite does when its file is bad."""
 
 import sqlite3
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
@@ -11,19 +13,19 @@ from p2pd.manager.stores.sqlite import SqliteStore
 from p2pd.model import PeerId
 
 
-def record(number, name="lab", seen=1000):
+def record(number: int, name: str = "lab", seen: int = 1000) -> Any:
     return PeerRecord(PeerId(f"{number:032x}"), name, f"{number:064x}", seen)
 
 
-def real_reactor():
+def real_reactor() -> Any:
     from twisted.internet import reactor
 
     return reactor
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def make_store(request, tmp_path):
-    def make(limit=10):
+def make_store(request: Any, tmp_path: Path) -> Any:
+    def make(limit: int = 10) -> Any:
         if request.param == "memory":
             return MemoryStore(limit)
         return SqliteStore(real_reactor(), tmp_path / "peers.sqlite", limit)
@@ -31,8 +33,8 @@ def make_store(request, tmp_path):
     return make
 
 
-@ensureDeferred
-async def test_what_is_saved_is_loaded(make_store):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_what_is_saved_is_loaded(make_store: Any) -> None:
     store = make_store()
     assert IStore.providedBy(store)
     await store.open()
@@ -44,8 +46,8 @@ async def test_what_is_saved_is_loaded(make_store):
     await store.close()
 
 
-@ensureDeferred
-async def test_the_last_one_of_an_id_counts(make_store):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_the_last_one_of_an_id_counts(make_store: Any) -> None:
     store = make_store()
     await store.open()
     await store.save([record(1, "old"), record(1, "d'rop; table peer --\u00e9")])
@@ -55,8 +57,8 @@ async def test_the_last_one_of_an_id_counts(make_store):
     await store.close()
 
 
-@ensureDeferred
-async def test_those_not_seen_for_longest_are_forgotten(make_store):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_those_not_seen_for_longest_are_forgotten(make_store: Any) -> None:
     store = make_store(limit=3)
     await store.open()
     await store.save([record(number, seen=number) for number in range(5)])
@@ -65,14 +67,14 @@ async def test_those_not_seen_for_longest_are_forgotten(make_store):
     await store.close()
 
 
-async def opened(path, limit=10):
+async def opened(path: Path, limit: int = 10) -> Any:
     store = SqliteStore(real_reactor(), path, limit)
     await store.open()
     return store
 
 
-@ensureDeferred
-async def test_sqlite_keeps_over_a_restart(tmp_path):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_sqlite_keeps_over_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "peers.sqlite"
     store = await opened(path, 3)
     await store.save([record(number, seen=number) for number in range(5)])
@@ -84,8 +86,8 @@ async def test_sqlite_keeps_over_a_restart(tmp_path):
 
 @pytest.mark.fault(54, 61)
 @pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
-@ensureDeferred
-async def test_a_damaged_file_is_put_aside_and_made_anew(tmp_path, content):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_damaged_file_is_put_aside_and_made_anew(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "peers.sqlite"
     path.write_bytes(content)
     store = await opened(path)
@@ -99,8 +101,8 @@ async def test_a_damaged_file_is_put_aside_and_made_anew(tmp_path, content):
 
 
 @pytest.mark.fault(61)
-@ensureDeferred
-async def test_a_file_damaged_while_in_use_is_made_anew_from_memory(tmp_path):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_file_damaged_while_in_use_is_made_anew_from_memory(tmp_path: Path) -> None:
     path = tmp_path / "peers.sqlite"
     store = await opened(path)
     await store.save([record(1)])
@@ -113,8 +115,8 @@ async def test_a_file_damaged_while_in_use_is_made_anew_from_memory(tmp_path):
 
 
 @pytest.mark.fault(61)
-@ensureDeferred
-async def test_a_locked_file_is_served_from_memory_and_written_later(tmp_path):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_locked_file_is_served_from_memory_and_written_later(tmp_path: Path) -> None:
     path = tmp_path / "peers.sqlite"
     store = await opened(path)
     await store.save([record(1)])
@@ -132,8 +134,8 @@ async def test_a_locked_file_is_served_from_memory_and_written_later(tmp_path):
 
 
 @pytest.mark.fault(61)
-@ensureDeferred
-async def test_a_full_file_is_served_from_memory(tmp_path):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_full_file_is_served_from_memory(tmp_path: Path) -> None:
     path = tmp_path / "peers.sqlite"
     store = await opened(path, 10_000)
     assert store._pool is not None
@@ -153,8 +155,8 @@ async def test_a_full_file_is_served_from_memory(tmp_path):
 
 
 @pytest.mark.fault(98)
-@ensureDeferred
-async def test_a_file_of_a_later_version_is_left_as_it_is(tmp_path):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_file_of_a_later_version_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "peers.sqlite"
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE future (x)")
@@ -169,8 +171,8 @@ async def test_a_file_of_a_later_version_is_left_as_it_is(tmp_path):
     assert path.read_bytes() == before
 
 
-@ensureDeferred
-async def test_a_place_that_cannot_be_written_is_a_problem_only(tmp_path):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_place_that_cannot_be_written_is_a_problem_only(tmp_path: Path) -> None:
     store = await opened(tmp_path / "missing" / "peers.sqlite")
     await store.save([record(1)])
     assert "cannot be used" in store.problem

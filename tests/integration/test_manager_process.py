@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
@@ -34,6 +35,7 @@ class Daemon:
             environment.pop(name, None)
         (folder / "run").mkdir(mode=0o700, exist_ok=True)
         self.folder = folder
+        self.port = 0
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, "-n", *args],
@@ -44,7 +46,7 @@ class Daemon:
             text=True,
         )
 
-    def until(self, pattern):
+    def until(self, pattern: str | re.Pattern[str]) -> Any:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
@@ -53,7 +55,7 @@ class Daemon:
                 return found
         raise AssertionError("".join(self.lines) + self.process.communicate()[1])
 
-    def end(self, number=signal.SIGTERM):
+    def end(self, number: int = signal.SIGTERM) -> Any:
         """(status, standard error) after a signal, within the 5 s that are promised."""
         began = time.monotonic()
         self.process.send_signal(number)
@@ -67,7 +69,15 @@ class Daemon:
 class Peer:
     """A raw socket that announced itself."""
 
-    def __init__(self, port, number, name=None, cookie="", listen=("0.0.0.0",), announce=True):
+    def __init__(
+        self,
+        port: Any,
+        number: int,
+        name: str | None = None,
+        cookie: str = "",
+        listen: Any = ("0.0.0.0",),
+        announce: Any = True,
+    ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.file = self.socket.makefile("rb")
         if announce:
@@ -75,31 +85,31 @@ class Peer:
             fields |= {"port": 7000 + number, "listen": list(listen), "advertise": "", "cookie": cookie}
             self.say("new_peer", **fields)
 
-    def say(self, verb, **fields):
+    def say(self, verb: str, **fields: Any) -> None:
         self.socket.sendall(f"{verb} {json.dumps(fields)}\n".encode())
 
-    def hear(self):
+    def hear(self) -> Any:
         line = self.file.readline().decode()
         if not line:
             return None, {}
         verb, _, fields = line.partition(" {")
         return verb, json.loads("{" + fields)
 
-    def expect(self, verb):
+    def expect(self, verb: str) -> Any:
         heard, fields = self.hear()
         assert heard == verb, fields
         return fields
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
         self.socket.close()
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path: Path) -> Any:
     made = []
 
-    def make(*args, port="0"):
+    def make(*args: Any, port: Any = "0") -> Any:
         daemon = Daemon(tmp_path, "p2pmanager", "--port", port, *args)
         made.append(daemon)
         daemon.port = int(daemon.until(LISTENING)[2])
@@ -111,7 +121,7 @@ def start(tmp_path):
             assert daemon.end() == (0, "")
 
 
-def test_welcome_list_changes_and_leaving(start):
+def test_welcome_list_changes_and_leaving(start: Any) -> None:
     daemon = start()
     first = Peer(daemon.port, 1)
     assert first.expect("welcome")["lease"] == 30
@@ -141,7 +151,7 @@ def test_welcome_list_changes_and_leaving(start):
     second.close()
 
 
-def test_a_name_is_taken_and_an_old_entry_replaced(start):
+def test_a_name_is_taken_and_an_old_entry_replaced(start: Any) -> None:
     daemon = start()
     first = Peer(daemon.port, 1, "lab")
     cookie = first.expect("welcome")["cookie"]
@@ -154,7 +164,7 @@ def test_a_name_is_taken_and_an_old_entry_replaced(start):
         each.close()
 
 
-def test_a_lease_lapses(start):
+def test_a_lease_lapses(start: Any) -> None:
     daemon = start("--lease", "1")
     silent, alive = Peer(daemon.port, 1), Peer(daemon.port, 2)
     began = time.monotonic()
@@ -176,7 +186,7 @@ def test_a_lease_lapses(start):
 
 
 @pytest.mark.fault(17)
-def test_a_full_manager_says_so(start):
+def test_a_full_manager_says_so(start: Any) -> None:
     daemon = start("--max", "2")
     peers = [Peer(daemon.port, number) for number in (1, 2)]
     for each in peers:
@@ -189,7 +199,7 @@ def test_a_full_manager_says_so(start):
 
 
 @pytest.mark.fault(1)
-def test_a_flood_without_a_line_end_is_cut_off(start):
+def test_a_flood_without_a_line_end_is_cut_off(start: Any) -> None:
     daemon = start()
     flood = Peer(daemon.port, 1, announce=False)
     try:
@@ -205,7 +215,7 @@ def test_a_flood_without_a_line_end_is_cut_off(start):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.fault(91)
-def test_signals_end_it_with_status_0(start, number):
+def test_signals_end_it_with_status_0(start: Any, number: int) -> None:
     daemon = start()
     silent = Peer(daemon.port, 1, announce=False)
     control = daemon.folder / "run" / "p2pd" / f"manager-{daemon.port}.sock"
@@ -215,7 +225,7 @@ def test_signals_end_it_with_status_0(start, number):
     silent.close()
 
 
-def test_a_port_in_use_is_one_line_and_status_1(start, tmp_path):
+def test_a_port_in_use_is_one_line_and_status_1(start: Any, tmp_path: Path) -> None:
     daemon = start()
     second = Daemon(tmp_path, "p2pmanager", "--port", str(daemon.port))
     out, err = second.process.communicate(timeout=20)
@@ -225,7 +235,7 @@ def test_a_port_in_use_is_one_line_and_status_1(start, tmp_path):
 
 
 @pytest.mark.fault(93)
-def test_a_state_folder_in_use_is_one_line_and_status_1(start, tmp_path):
+def test_a_state_folder_in_use_is_one_line_and_status_1(start: Any, tmp_path: Path) -> None:
     daemon = start("--state", str(tmp_path / "here"))
     second = Daemon(tmp_path, "p2pmanager", "--port", "0", "--state", str(tmp_path / "here"))
     _out, err = second.process.communicate(timeout=20)
@@ -240,14 +250,14 @@ def test_a_state_folder_in_use_is_one_line_and_status_1(start, tmp_path):
     [("--port", "x"), ("--max", "0"), ("--lease", "\u0661"), ("--port", "unix:/x"), ("--state", "")],
 )
 @pytest.mark.fault(94)
-def test_wrong_options_are_named(tmp_path, option, value):
+def test_wrong_options_are_named(tmp_path: Path, option: str, value: str) -> None:
     daemon = Daemon(tmp_path, "p2pmanager", option, value)
     out, err = daemon.process.communicate(timeout=20)
     assert daemon.process.returncode == 1
     assert f"{option}: " in out + err
 
 
-def test_the_control_socket_answers(start):
+def test_the_control_socket_answers(start: Any) -> None:
     daemon = start()
     peer = Peer(daemon.port, 1)
     peer.expect("welcome")
@@ -266,7 +276,7 @@ def test_the_control_socket_answers(start):
     peer.close()
 
 
-def test_an_endpoint_string_listens(start):
+def test_an_endpoint_string_listens(start: Any) -> None:
     daemon = start(port="tcp:0:interface=127.0.0.1")
     Peer(daemon.port, 1).close()
 
@@ -296,7 +306,7 @@ Failing().setServiceParent(application)
 """
 
 
-def test_a_start_that_fails_late_is_one_line_and_status_1_too(tmp_path):
+def test_a_start_that_fails_late_is_one_line_and_status_1_too(tmp_path: Path) -> None:
     (tmp_path / "late.py").write_text(LATE)
     daemon = Daemon(tmp_path, "--pidfile", "late.pid", "--no_save", "-y", "late.py")
     out, err = daemon.process.communicate(timeout=20)
@@ -326,7 +336,7 @@ Hanging().setServiceParent(application)
 
 
 @pytest.mark.fault(91)
-def test_a_second_signal_ends_at_once_and_a_hanging_stop_within_5_s(tmp_path):
+def test_a_second_signal_ends_at_once_and_a_hanging_stop_within_5_s(tmp_path: Path) -> None:
     (tmp_path / "hanging.py").write_text(HANGING)
     args = ("--pidfile", "", "--no_save", "-y", "hanging.py")
     twice, once = Daemon(tmp_path, *args), Daemon(tmp_path, *args)
@@ -342,21 +352,21 @@ def test_a_second_signal_ends_at_once_and_a_hanging_stop_within_5_s(tmp_path):
 
 
 @pytest.mark.fault(69)
-@ensureDeferred
-async def test_an_uplink_comes_back_to_a_manager_that_was_killed(tmp_path, start):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_an_uplink_comes_back_to_a_manager_that_was_killed(tmp_path: Path, start: Any) -> None:
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
     from twisted.internet.threads import deferToThread
 
     waiting: list[tuple[str, Deferred[None]]] = []
 
-    def changed():
+    def changed() -> None:
         for state, each in list(waiting):
             if uplink.state == state:
                 waiting.remove((state, each))
                 each.callback(None)
 
-    async def until(state):
+    async def until(state: Any) -> None:
         if uplink.state != state:
             each: Deferred[None] = Deferred()
             waiting.append((state, each))

@@ -1,3 +1,5 @@
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,14 +12,14 @@ from p2pd.wire.messages import MANAGER_TO_PEER, MAX_LINE, PeerRow, is_peer_name
 names = st.text(min_size=1, max_size=80).filter(is_peer_name)
 
 
-def decoded(lines):
+def decoded(lines: Any) -> Any:
     parts = lines.split(b"\n")
     assert parts.pop() == b""
     assert all(len(part) < MAX_LINE for part in parts)
     return [decode_line(part, MANAGER_TO_PEER) for part in parts]
 
 
-def filled(names_given, observed="10.0.0.5"):
+def filled(names_given: Any, observed: str = "10.0.0.5") -> Any:
     registry = Registry(30, lambda _host: False)
     for number, name in enumerate(names_given):
         peer = PeerId(f"{number:032x}")
@@ -27,7 +29,7 @@ def filled(names_given, observed="10.0.0.5"):
 
 @given(st.lists(names, unique_by=lambda name: name.casefold(), max_size=8))
 @settings(max_examples=50)
-def test_what_is_written_by_hand_is_what_the_codec_reads(given_names):
+def test_what_is_written_by_hand_is_what_the_codec_reads(given_names: list[str]) -> None:
     try:
         registry = filled(given_names)
     except Exception:  # names that are the same after normalisation
@@ -43,7 +45,7 @@ def test_what_is_written_by_hand_is_what_the_codec_reads(given_names):
         assert (changes.serial, changes.joined, changes.left) == (1, rows, [])
 
 
-def test_the_longest_names_fit_into_lines():
+def test_the_longest_names_fit_into_lines() -> None:
     longest = [f"{number:03}" + "\U0001f600" * 63 for number in range(300)]
     registry = filled(longest, "fe80:1111:2222:3333:4444:5555:6666:7777%interface123456")
     pages = Pages(registry)
@@ -59,7 +61,7 @@ def test_the_longest_names_fit_into_lines():
     assert len(changes) == -(-300 // MAX_BATCH)
 
 
-def test_a_list_is_encoded_once_for_all_who_see_the_same():
+def test_a_list_is_encoded_once_for_all_who_see_the_same() -> None:
     registry = filled(["a", "b"])
     pages = Pages(registry)
     pages.flushed(registry.flush())

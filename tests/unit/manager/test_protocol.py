@@ -1,14 +1,16 @@
+from typing import Any
+
 import pytest
 
 from p2pd.manager.protocol import ANNOUNCE_WITHIN, MAX_REFUSALS
 from p2pd.net.lines import LINGER, MAX_STRIKES, MAX_WAITING
 
 
-def verbs(line):
+def verbs(line: Any) -> Any:
     return [verb for verb, _fields in line.heard()]
 
 
-def test_a_peer_is_welcomed_and_gets_the_list(manager):
+def test_a_peer_is_welcomed_and_gets_the_list(manager: Any) -> None:
     line = manager.line()
     line.announce(1)
     ((verb, fields),) = line.heard()
@@ -24,7 +26,7 @@ def test_a_peer_is_welcomed_and_gets_the_list(manager):
     assert manager.tables == 1
 
 
-def test_nobody_is_answered_before_the_store_is_read(manager):
+def test_nobody_is_answered_before_the_store_is_read(manager: Any) -> None:
     manager.factory.ready = False
     line = manager.line()
     assert line.producerState == "paused"
@@ -32,7 +34,7 @@ def test_nobody_is_answered_before_the_store_is_read(manager):
     assert line.producerState == "producing"
 
 
-def test_changes_are_gathered(manager):
+def test_changes_are_gathered(manager: Any) -> None:
     first = manager.joined(1)
     first.heard()
     manager.joined(2)
@@ -46,7 +48,7 @@ def test_changes_are_gathered(manager):
     assert len(fields["joined"]) == 6
 
 
-def test_leaving_takes_off_the_list(manager):
+def test_leaving_takes_off_the_list(manager: Any) -> None:
     first, second, third = (manager.joined(number) for number in (1, 2, 3))
     first.heard()
     second.say("left_peer")
@@ -58,7 +60,7 @@ def test_leaving_takes_off_the_list(manager):
     assert second.write_closed
 
 
-def test_the_whole_list_comes_again_on_request_and_now_and_then(manager):
+def test_the_whole_list_comes_again_on_request_and_now_and_then(manager: Any) -> None:
     line = manager.joined(1)
     line.heard()
     for _ in range(1000):
@@ -72,7 +74,7 @@ def test_the_whole_list_comes_again_on_request_and_now_and_then(manager):
     assert verbs(line).count("peers") == 1
 
 
-def test_a_name_that_is_taken(manager):
+def test_a_name_that_is_taken(manager: Any) -> None:
     manager.joined(1, name="lab")
     second = manager.joined(2, name="lab")
     assert second.heard() == [("error", {"code": "refused", "message": "name lab is taken"})]
@@ -80,7 +82,7 @@ def test_a_name_that_is_taken(manager):
     assert manager.names() == ["lab"]
 
 
-def test_an_old_connection_gives_way_to_the_one_with_the_cookie(manager):
+def test_an_old_connection_gives_way_to_the_one_with_the_cookie(manager: Any) -> None:
     old = manager.joined(1)
     cookie = old.heard()[0][1]["cookie"]
     new = manager.joined(1, cookie=cookie)
@@ -95,7 +97,7 @@ def test_an_old_connection_gives_way_to_the_one_with_the_cookie(manager):
 
 
 @pytest.mark.fault(3)
-def test_new_peer_has_an_absolute_deadline(manager):
+def test_new_peer_has_an_absolute_deadline(manager: Any) -> None:
     line = manager.line()
     for _ in range(int(ANNOUNCE_WITHIN * 2)):
         assert line.protocol.open
@@ -107,7 +109,7 @@ def test_new_peer_has_an_absolute_deadline(manager):
 
 
 @pytest.mark.fault(5, 74)
-def test_a_lease_lapses(make_manager):
+def test_a_lease_lapses(make_manager: Any) -> None:
     manager = make_manager(lease=6)
     silent, alive = manager.joined(1), manager.joined(2)
     for _ in range(4):
@@ -136,7 +138,7 @@ def test_a_lease_lapses(make_manager):
         b'new_peer {"name": "\xff"}\n',
     ],
 )
-def test_a_bad_line_costs_the_connection_after_one_error(manager, data):
+def test_a_bad_line_costs_the_connection_after_one_error(manager: Any, data: bytes) -> None:
     line = manager.line()
     line.protocol.dataReceived(data)
     assert verbs(line) == ["error"]
@@ -150,19 +152,19 @@ def test_a_bad_line_costs_the_connection_after_one_error(manager, data):
 
 @pytest.mark.parametrize("name", ["", " lab", "a\nb", "a\x1bb", "x" * 256, "\u202elab"])
 @pytest.mark.fault(29, 30)
-def test_names_that_could_do_harm_are_refused(manager, name):
+def test_names_that_could_do_harm_are_refused(manager: Any, name: str) -> None:
     line = manager.line()
     line.announce(1, **{"name": name} if name else {}) if name else line.announce(1, **{"id": "no"})
     assert verbs(line) == ["error"]
 
 
-def test_another_major_version_is_refused(manager):
+def test_another_major_version_is_refused(manager: Any) -> None:
     line = manager.joined(1, major=2)
     assert "version 2" in line.heard()[0][1]["message"]
 
 
 @pytest.mark.fault(16)
-def test_unknown_verbs_are_answered_and_counted(manager):
+def test_unknown_verbs_are_answered_and_counted(manager: Any) -> None:
     line = manager.joined(1)
     line.heard()
     for _ in range(MAX_STRIKES - 1):
@@ -174,7 +176,7 @@ def test_unknown_verbs_are_answered_and_counted(manager):
 
 
 @pytest.mark.fault(17)
-def test_a_full_manager_says_so(make_manager):
+def test_a_full_manager_says_so(make_manager: Any) -> None:
     manager = make_manager(limit=2)
     lines = [manager.joined(1), manager.joined(2)]
     refused = [manager.line() for _ in range(MAX_REFUSALS)]
@@ -190,7 +192,7 @@ def test_a_full_manager_says_so(make_manager):
 
 
 @pytest.mark.fault(6)
-def test_a_half_closed_connection_gets_its_answers(manager):
+def test_a_half_closed_connection_gets_its_answers(manager: Any) -> None:
     line = manager.line()
     line.announce(1)
     line.protocol.readConnectionLost()
@@ -203,7 +205,7 @@ def test_a_half_closed_connection_gets_its_answers(manager):
 
 
 @pytest.mark.fault(10, 11)
-def test_who_does_not_read_is_bounded_and_dropped(manager):
+def test_who_does_not_read_is_bounded_and_dropped(manager: Any) -> None:
     line, other = manager.joined(1), manager.joined(2)
     line.heard()
     line.protocol.pauseProducing()  # what the transport says when its buffer is full
@@ -223,7 +225,7 @@ def test_who_does_not_read_is_bounded_and_dropped(manager):
     assert "p1" not in manager.names()
 
 
-def test_who_reads_again_gets_the_list_instead_of_what_was_missed(manager):
+def test_who_reads_again_gets_the_list_instead_of_what_was_missed(manager: Any) -> None:
     line = manager.joined(1)
     line.protocol.pauseProducing()
     line.protocol.send_lines(b"x" * (MAX_WAITING + 1))
@@ -237,7 +239,7 @@ def test_who_reads_again_gets_the_list_instead_of_what_was_missed(manager):
     assert line.producerState == "producing"
 
 
-def test_a_slow_reader_is_still_sent_changes(manager):
+def test_a_slow_reader_is_still_sent_changes(manager: Any) -> None:
     line = manager.joined(1)
     line.heard()
     line.protocol.pauseProducing()

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,16 +13,16 @@ OWN = {"127.0.0.1", "::1", "10.0.0.1", "fd00::1"}
 LEASE = 30.0
 
 
-def make(known=()):
+def make(known: Any = ()) -> Any:
     cookies = (f"cookie-{number}" for number in itertools.count())
     return Registry(LEASE, OWN.__contains__, known, lambda: next(cookies))
 
 
-def peer(number):
+def peer(number: int) -> Any:
     return PeerId(f"{number:032x}")
 
 
-def said(number, name=None, listen=("0.0.0.0",), **more):
+def said(number: int, name: str | None = None, listen: Any = ("0.0.0.0",), **more: Any) -> Any:
     return Announcement(peer(number), name or f"p{number}", 7000 + number, listen, **more)
 
 
@@ -49,12 +50,12 @@ def said(number, name=None, listen=("0.0.0.0",), **more):
         (["nonsense", "0.0.0.0"], "10.0.0.5", "10.0.0.5", None),
     ],
 )
-def test_where_a_peer_is_shown(listen, observed, host, machine):
+def test_where_a_peer_is_shown(listen: Any, observed: str, host: str, machine: Any) -> None:
     placed = make().place(said(1, listen=listen), observed)
     assert (placed.host, placed.machine) == (host, machine)
 
 
-def test_problems_are_said_where_others_cannot_reach_a_peer():
+def test_problems_are_said_where_others_cannot_reach_a_peer() -> None:
     registry = make()
     assert "--host" in registry.place(said(1, listen=["127.0.0.1"]), "10.0.0.5").problem
     assert "--advertise" in registry.place(said(1, listen=["10.0.0.6"]), "10.0.0.5").problem
@@ -62,7 +63,7 @@ def test_problems_are_said_where_others_cannot_reach_a_peer():
     assert registry.place(said(1, listen=["127.0.0.1"]), "127.0.0.1").problem == ""
 
 
-def test_an_advertised_address_is_shown_in_its_canonical_form():
+def test_an_advertised_address_is_shown_in_its_canonical_form() -> None:
     placed = make().place(said(1, advertise="::ffff:203.0.113.7"), "10.0.0.5")
     assert (placed.host, placed.machine) == ("203.0.113.7", None)
 
@@ -70,14 +71,14 @@ def test_an_advertised_address_is_shown_in_its_canonical_form():
 @pytest.mark.parametrize(
     "text", ["0.0.0.0", "::", "lab", "224.0.0.1", "255.255.255.255", "1.2.3", "::ffff:0.0.0.0"]
 )
-def test_what_cannot_be_dialled_cannot_be_advertised(text):
+def test_what_cannot_be_dialled_cannot_be_advertised(text: str) -> None:
     registry = make()
     with pytest.raises(RefusedError, match="advertise"):
         registry.join(said(1, advertise=text), "10.0.0.5", 0)
     assert len(registry) == 0
 
 
-def test_a_name_is_one_active_peers():
+def test_a_name_is_one_active_peers() -> None:
     registry = make()
     registry.join(said(1, name="lab"), "10.0.0.5", 0)
     with pytest.raises(RefusedError, match="name lab is taken"):
@@ -86,7 +87,7 @@ def test_a_name_is_one_active_peers():
     registry.join(said(2, name="lab"), "10.0.0.6", 2)
 
 
-def test_names_that_look_the_same_are_the_same():
+def test_names_that_look_the_same_are_the_same() -> None:
     registry = make()
     registry.join(said(1, name="caf\u00e9"), "10.0.0.5", 0)
     with pytest.raises(RefusedError):
@@ -94,7 +95,7 @@ def test_names_that_look_the_same_are_the_same():
 
 
 @pytest.mark.fault(71, 79)
-def test_the_cookie_replaces_an_entry_that_still_hangs_there():
+def test_the_cookie_replaces_an_entry_that_still_hangs_there() -> None:
     registry = make()
     cookie = registry.join(said(1, name="lab"), "10.0.0.5", 0).cookie
     with pytest.raises(RefusedError, match="cookie"):
@@ -107,7 +108,7 @@ def test_the_cookie_replaces_an_entry_that_still_hangs_there():
     registry.join(said(2, name="lab"), "10.0.0.7", 2)  # the old name is free
 
 
-def test_cookies_of_earlier_runs_hold():
+def test_cookies_of_earlier_runs_hold() -> None:
     first = make()
     joined = first.join(said(1), "10.0.0.5", 0)
     second = make([(peer(1), joined.cookie_hash)])
@@ -117,14 +118,14 @@ def test_cookies_of_earlier_runs_hold():
     assert second.join(said(1, cookie=joined.cookie), "10.0.0.5", 1).cookie == joined.cookie
 
 
-def test_a_peer_that_lost_its_cookie_gets_another_one():
+def test_a_peer_that_lost_its_cookie_gets_another_one() -> None:
     registry = make()
     first = registry.join(said(1), "10.0.0.5", 0).cookie
     registry.leave(peer(1))
     assert registry.join(said(1), "10.0.0.5", 1).cookie not in ("", first)
 
 
-def test_leases_lapse():
+def test_leases_lapse() -> None:
     registry = make()
     registry.join(said(1), "10.0.0.5", 0)
     registry.join(said(2), "10.0.0.6", 0)
@@ -135,7 +136,7 @@ def test_leases_lapse():
     assert len(registry) == 0
 
 
-def test_changes_are_numbered_and_cancel_out():
+def test_changes_are_numbered_and_cancel_out() -> None:
     registry = make()
     registry.join(said(1), "10.0.0.5", 0)
     (batch,) = registry.flush()
@@ -151,7 +152,7 @@ def test_changes_are_numbered_and_cancel_out():
     assert batch.public.left == (peer(1),)
 
 
-def test_loopback_peers_are_seen_on_their_own_machine_only():
+def test_loopback_peers_are_seen_on_their_own_machine_only() -> None:
     registry = make()
     registry.join(said(1, listen=["127.0.0.1"]), "127.0.0.1", 0)
     registry.join(said(2, listen=["127.0.0.1"]), "10.0.0.5", 0)
@@ -163,7 +164,7 @@ def test_loopback_peers_are_seen_on_their_own_machine_only():
     assert registry.special_machines() == {"", "10.0.0.5"}
 
 
-def test_a_storm_is_cut_into_batches():
+def test_a_storm_is_cut_into_batches() -> None:
     registry = make()
     for number in range(MAX_BATCH * 2 + 1):
         registry.join(said(number), "10.0.0.5", 0)
@@ -183,10 +184,10 @@ steps = st.lists(
 
 
 @given(steps)
-def test_whoever_applies_the_changes_has_the_list(story):
+def test_whoever_applies_the_changes_has_the_list(story: Any) -> None:
     """For every audience: the first list plus all changes is the list, without a gap in the numbers."""
     registry = make()
-    cookies = {}
+    cookies: dict[int, str] = {}
     views: dict[str, dict[PeerId, PeerInfo]] = {"": {}, "10.0.0.5": {}, "10.0.0.6": {}}
     serial, now = 0, 0.0
     for what, number, observed, listen, name in [*story, ("flush", 0, "", (), 0)]:

@@ -1,4 +1,5 @@
 import socket
+from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
@@ -14,15 +15,15 @@ class MyPort(tcp.Port):
     pass
 
 
-def listener(host, port, port_class=MyPort):
+def listener(host: str, port: Any, port_class: Any = MyPort) -> Any:
     from twisted.internet import reactor
 
     return Listener(reactor, host, port, Factory.forProtocol(Protocol), port_class)
 
 
 @pytest.mark.parametrize("option", ["0", "tcp:0:interface=127.0.0.1"])
-@ensureDeferred
-async def test_a_free_port_and_the_given_class(option):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_free_port_and_the_given_class(option: str) -> None:
     made = listener("localhost", option)
     listening = await made.start()
     assert listening.port > 0
@@ -35,16 +36,16 @@ async def test_a_free_port_and_the_given_class(option):
         socket.create_connection(("127.0.0.1", listening.port))
 
 
-@ensureDeferred
-async def test_localhost_is_one_port_on_all_of_its_addresses():
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_localhost_is_one_port_on_all_of_its_addresses() -> None:
     made = listener("localhost", "0")
     assert list((await made.start()).hosts) == listen_hosts("localhost")
     await made.stop()
 
 
 @pytest.mark.parametrize("form", ["{}", "tcp:{}:interface=127.0.0.1"])
-@ensureDeferred
-async def test_a_taken_port_is_one_sentence(form):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_taken_port_is_one_sentence(form: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(P2PError) as caught:
@@ -52,8 +53,8 @@ async def test_a_taken_port_is_one_sentence(form):
     assert str(caught.value) == f"cannot listen on 127.0.0.1 port {port}: Address already in use"
 
 
-@ensureDeferred
-async def test_another_machines_address_is_one_sentence():
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_another_machines_address_is_one_sentence() -> None:
     with pytest.raises(P2PError, match=r"cannot listen on 192\.0\.2\.1 port 0: Cannot assign"):
         await listener("192.0.2.1", "0").start()
 
@@ -61,7 +62,7 @@ async def test_another_machines_address_is_one_sentence():
 @pytest.mark.parametrize(
     "option", ["", "x", "-1", "65536", "7001 ", "unix:/tmp/x", "ssl:1", "stdio:", "fd:3"]
 )
-def test_other_ports_are_refused(option):
+def test_other_ports_are_refused(option: str) -> None:
     with pytest.raises(UsageError):
         check_port_option(option)
 
@@ -69,12 +70,12 @@ def test_other_ports_are_refused(option):
 @pytest.mark.parametrize(
     "option", ["tcp:x", "tcp:1:2:3:4", "tcp:0:color=red", "systemd:domain=INET:index=99"]
 )
-@ensureDeferred
-async def test_bad_endpoints_are_one_sentence(option):
+@ensureDeferred  # type: ignore[untyped-decorator]
+async def test_bad_endpoints_are_one_sentence(option: str) -> None:
     with pytest.raises(UsageError, match="endpoint"):
         await listener("localhost", option).start()
 
 
-def test_reach():
+def test_reach() -> None:
     assert "this machine only" in Listening(1, ("127.0.0.1", "::1")).reach
     assert "every machine" in Listening(1, ("0.0.0.0",)).reach

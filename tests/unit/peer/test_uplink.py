@@ -1,11 +1,12 @@
 import json
+from typing import Any, cast
 
 import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import StringTransport as UntypedTransport
 from twisted.python.failure import Failure
 
 from p2pd.model import PeerId, PeerInfo
@@ -15,47 +16,50 @@ from p2pd.wire.messages import NewPeer
 LEASE = 30
 
 
-class Line(StringTransport):
+StringTransport: Any = UntypedTransport
+
+
+class Line(StringTransport):  # type: ignore[misc]
     """The connection, seen from the manager."""
 
-    def __init__(self, factory, host):
+    def __init__(self, factory: Any, host: str) -> None:
         super().__init__(peerAddress=IPv4Address("TCP", host, 12000))
         self.write_closed = False
         self.protocol = factory.buildProtocol(self.peerAddr)
         self.protocol.makeConnection(self)
 
-    def loseWriteConnection(self):
+    def loseWriteConnection(self) -> None:
         self.write_closed = True
 
-    def setTcpKeepAlive(self, on):
+    def setTcpKeepAlive(self, on: Any) -> None:
         pass
 
-    def setTcpNoDelay(self, on):
+    def setTcpNoDelay(self, on: Any) -> None:
         pass
 
-    def abortConnection(self):
+    def abortConnection(self) -> None:
         super().abortConnection()
         self.end(ConnectionLost())
 
-    def loseConnection(self):
+    def loseConnection(self) -> None:
         super().loseConnection()
         self.end()
 
-    def end(self, why=None):
+    def end(self, why: Any = None) -> None:
         protocol, self.protocol = self.protocol, None
         if protocol is not None:
             protocol.connectionLost(Failure(why or ConnectionDone()))
 
-    def say(self, verb, **fields):
+    def say(self, verb: str, **fields: Any) -> None:
         self.protocol.dataReceived(f"{verb} {json.dumps(fields)}\n".encode())
 
-    def welcome(self, **fields):
+    def welcome(self, **fields: Any) -> None:
         self.say("welcome", **({"cookie": "c1", "lease": LEASE, "host": "10.0.0.5", "problem": ""} | fields))
 
-    def peers(self, *rows, serial=1, page=0, last=True):
+    def peers(self, *rows: Any, serial: int = 1, page: int = 0, last: bool = True) -> None:
         self.say("peers", serial=serial, page=page, last=last, rows=list(rows))
 
-    def heard(self):
+    def heard(self) -> Any:
         lines = self.value().decode().split("\n")
         self.clear()
         found = []
@@ -66,20 +70,20 @@ class Line(StringTransport):
 
 
 class Endpoint:
-    def __init__(self):
-        self.attempts = []
+    def __init__(self) -> None:
+        self.attempts: list[Any] = []
 
-    def connect(self, factory):
+    def connect(self, factory: Any) -> Any:
         self.cancelled = False
-        waiting = Deferred(lambda _: setattr(self, "cancelled", True))
+        waiting: Deferred[Any] = Deferred(lambda _: setattr(self, "cancelled", True))
         self.attempts.append((waiting, factory))
         return waiting
 
 
 class Rig:
-    def __init__(self):
+    def __init__(self) -> None:
         self.clock = Clock()
-        self.endpoint = Endpoint()
+        self.endpoint: Any = Endpoint()
         self.changes = 0
         self.cookies = ["c0"]
         self.uplink = Uplink(
@@ -90,34 +94,34 @@ class Rig:
             self._changed,
             load_cookie=lambda: self.cookies[-1],
             save_cookie=self.cookies.append,
-            endpoint=self.endpoint,
+            endpoint=cast(Any, self.endpoint),
             jitter=lambda: 1.0,
         )
         self.uplink.start()
 
-    def _changed(self):
+    def _changed(self) -> None:
         self.changes += 1
 
-    def accept(self, host="10.0.0.1"):
+    def accept(self, host: str = "10.0.0.1") -> Any:
         waiting, factory = self.endpoint.attempts.pop()
         line = Line(factory, host)
         waiting.callback(line.protocol)
         return line
 
-    def refuse(self):
+    def refuse(self) -> None:
         self.endpoint.attempts.pop()[0].errback(ConnectionRefusedError())
 
-    def listed(self, *rows):
+    def listed(self, *rows: Any) -> Any:
         line = self.accept()
         line.welcome()
         line.peers(*rows)
         line.clear()
         return line
 
-    def names(self):
+    def names(self) -> Any:
         return sorted(info.name for info in self.uplink.peers.values())
 
-    def pause(self):
+    def pause(self) -> Any:
         """Seconds until the next attempt."""
         waited = 0.0
         while not self.endpoint.attempts:
@@ -127,12 +131,12 @@ class Rig:
         return waited
 
 
-def row(number, name=None, host="10.0.0.9", **more):
+def row(number: int, name: str | None = None, host: str = "10.0.0.9", **more: Any) -> Any:
     return {"id": f"{number:032x}", "name": name or f"p{number}", "host": host, "port": 7000 + number} | more
 
 
 @pytest.fixture
-def rig():
+def rig() -> Any:
     made = Rig()
     yield made
     stopping = Deferred.fromCoroutine(made.uplink.stop())
@@ -142,7 +146,7 @@ def rig():
     assert made.clock.getDelayedCalls() == []
 
 
-def test_announces_and_takes_the_list(rig):
+def test_announces_and_takes_the_list(rig: Any) -> None:
     assert rig.uplink.state == "connecting"
     assert not rig.uplink.had_list
     line = rig.accept()
@@ -168,14 +172,14 @@ def test_announces_and_takes_the_list(rig):
 @pytest.mark.parametrize(
     ("dialled", "host"), [("::1", "127.0.0.1"), ("::ffff:10.0.0.7", "10.0.0.7"), ("127.0.0.5", "127.0.0.1")]
 )
-def test_rows_without_a_host_are_where_the_manager_is(rig, dialled, host):
+def test_rows_without_a_host_are_where_the_manager_is(rig: Any, dialled: str, host: str) -> None:
     line = rig.accept(dialled)
     line.welcome()
     line.peers(row(2, host=""))
     assert [info.host for info in rig.uplink.peers.values()] == [host]
 
 
-def test_changes(rig):
+def test_changes(rig: Any) -> None:
     line = rig.listed(row(2), row(3))
     line.say("changes", serial=2, joined=[row(4), row(3, "renamed")], left=[f"{2:032x}", f"{3:032x}"])
     line.say("changes", serial=3, joined=[row(1, "me")], left=[])
@@ -184,7 +188,7 @@ def test_changes(rig):
     assert line.heard() == []
 
 
-def test_a_gap_asks_once_for_the_whole_list(rig):
+def test_a_gap_asks_once_for_the_whole_list(rig: Any) -> None:
     line = rig.listed(row(2))
     line.say("changes", serial=3, joined=[row(3)], left=[])
     line.say("changes", serial=4, joined=[row(4)], left=[])
@@ -217,7 +221,7 @@ BAD = [
 
 @pytest.mark.fault(7, 29, 36)
 @pytest.mark.parametrize(("verb", "fields"), BAD)
-def test_a_lying_manager_is_dropped_and_the_list_kept(rig, verb, fields):
+def test_a_lying_manager_is_dropped_and_the_list_kept(rig: Any, verb: str, fields: Any) -> None:
     line = rig.listed(row(9))
     if fields is None:
         line.protocol.dataReceived(b"\n")
@@ -230,7 +234,7 @@ def test_a_lying_manager_is_dropped_and_the_list_kept(rig, verb, fields):
     assert "was dropped" in rig.uplink.problems[0]
 
 
-def test_too_many_pages_are_too_much(rig, monkeypatch):
+def test_too_many_pages_are_too_much(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p2pd.peer.peerlist.MAX_PEERS", 5)
     line = rig.accept()
     line.welcome()
@@ -240,7 +244,7 @@ def test_too_many_pages_are_too_much(rig, monkeypatch):
 
 
 @pytest.mark.fault(70)
-def test_retries_with_growing_pauses(rig):
+def test_retries_with_growing_pauses(rig: Any) -> None:
     pauses = []
     for _ in range(9):
         rig.refuse()
@@ -254,7 +258,7 @@ def test_retries_with_growing_pauses(rig):
 
 
 @pytest.mark.fault(69)
-def test_a_lost_link_is_retried_at_once_and_the_list_kept(rig):
+def test_a_lost_link_is_retried_at_once_and_the_list_kept(rig: Any) -> None:
     for _ in range(3):
         line = rig.listed(row(2))
         line.end()
@@ -266,7 +270,7 @@ def test_a_lost_link_is_retried_at_once_and_the_list_kept(rig):
     assert line.heard()[0][1]["cookie"] == "c1"
 
 
-def test_a_refusal_is_a_problem_and_tried_again(rig):
+def test_a_refusal_is_a_problem_and_tried_again(rig: Any) -> None:
     pauses = []
     for _ in range(8):
         line = rig.accept()
@@ -281,7 +285,7 @@ def test_a_refusal_is_a_problem_and_tried_again(rig):
     assert rig.uplink.problems == []
 
 
-def test_the_managers_problem_is_told(rig):
+def test_the_managers_problem_is_told(rig: Any) -> None:
     line = rig.accept()
     line.welcome(problem="loopback only", host="")
     line.peers()
@@ -290,7 +294,7 @@ def test_the_managers_problem_is_told(rig):
 
 
 @pytest.mark.fault(5)
-def test_a_silent_manager_is_taken_for_dead(rig):
+def test_a_silent_manager_is_taken_for_dead(rig: Any) -> None:
     line = rig.listed()
     for _ in range(5):
         rig.clock.advance(LEASE / 3)
@@ -304,14 +308,14 @@ def test_a_silent_manager_is_taken_for_dead(rig):
     assert rig.pause() <= 0.5
 
 
-def test_answers_pings(rig):
+def test_answers_pings(rig: Any) -> None:
     line = rig.listed()
     line.say("ping", number=7)
     assert line.heard() == [("pong", {"number": 7})]
 
 
 @pytest.mark.fault(3)
-def test_a_manager_that_drips_is_dropped(rig):
+def test_a_manager_that_drips_is_dropped(rig: Any) -> None:
     line = rig.accept()
     for _ in range(int(WELCOME_WITHIN) - 1):
         rig.clock.advance(1)
@@ -321,7 +325,7 @@ def test_a_manager_that_drips_is_dropped(rig):
     assert line.disconnected
 
 
-def test_a_manager_that_stops_says_so(rig):
+def test_a_manager_that_stops_says_so(rig: Any) -> None:
     line = rig.listed()
     line.say("left_peer")
     assert line.write_closed
@@ -330,7 +334,7 @@ def test_a_manager_that_stops_says_so(rig):
     line.end()
 
 
-def test_stop_says_goodbye_and_waits_for_the_close():
+def test_stop_says_goodbye_and_waits_for_the_close() -> None:
     rig = Rig()
     line = rig.listed()
     stopping = Deferred.fromCoroutine(rig.uplink.stop())
@@ -341,7 +345,7 @@ def test_stop_says_goodbye_and_waits_for_the_close():
     assert rig.clock.getDelayedCalls() == []
 
 
-def test_stop_waits_no_longer_than_it_should():
+def test_stop_waits_no_longer_than_it_should() -> None:
     rig = Rig()
     line = rig.listed()
     stopping = Deferred.fromCoroutine(rig.uplink.stop())
@@ -351,22 +355,23 @@ def test_stop_waits_no_longer_than_it_should():
     assert rig.clock.getDelayedCalls() == []
 
 
-def test_stop_while_connecting():
+def test_stop_while_connecting() -> None:
     rig = Rig()
     listed = rig.uplink.when_listed()
     Deferred.fromCoroutine(rig.uplink.stop())
     assert rig.endpoint.cancelled
-    assert isinstance(listed.result.value, CancelledError)
+    given_up: Any = listed.result
+    assert isinstance(given_up.value, CancelledError)
     listed.addErrback(lambda _failure: None)
     assert rig.clock.getDelayedCalls() == []
 
 
-def test_who_waits_for_the_list_may_give_up(rig):
+def test_who_waits_for_the_list_may_give_up(rig: Any) -> None:
     listed = rig.uplink.when_listed()
     listed.addErrback(lambda _failure: None)
     listed.cancel()
     rig.listed()
 
 
-def test_timeouts_fit_each_other():
+def test_timeouts_fit_each_other() -> None:
     assert CONNECT_WITHIN < WELCOME_WITHIN
