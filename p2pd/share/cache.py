@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ create table if not exists manifests (
 _KEY = "device = ? and inode = ? and size = ? and mtime_ns = ? and ctime_ns = ?"
 _VERSION = 1
 _BUSY_SECONDS = 0.5
+_BATCH = 250
 
 Known = tuple[int, FileId | None]
 """Piece size and file id of a manifest in the cache; without id: hash it anew at this piece size."""
@@ -41,6 +43,41 @@ def _row(key: StatKey) -> tuple[int, ...]:
     inode = key.inode - 2**64 if key.inode >= 2**63 else key.inode
     device = key.device - 2**64 if key.device >= 2**63 else key.device
     return device, inode, key.size, key.mtime_ns, key.ctime_ns
+
+
+_REMEMBERED = 64 * 1024 * 1024
+"""Bytes of piece hashes that a Recent holds."""
+
+
+class Recent:
+    """The manifests that were used last, in memory; for the reactor thread only."""
+
+    def __init__(self, limit: int = _REMEMBERED) -> None:
+        """``limit``: bytes of piece hashes; the last manifest stays however large it is."""
+        self._limit = limit
+        self._manifests: OrderedDict[FileId, Manifest] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, file_id: FileId) -> Manifest | None:
+        """The manifest of this id, if it is remembered."""
+        manifest = self._manifests.get(file_id)
+        if manifest is not None:
+            self._manifests.move_to_end(file_id)
+        return manifest
+
+    def add(self, manifest: Manifest, file_id: FileId) -> None:
+        """Remember ``manifest``, whose id is ``file_id``."""
+        if self.get(file_id) is not None:
+            return
+        self._manifests[file_id] = manifest
+        self._bytes += _size(manifest)
+        while self._bytes > self._limit and len(self._manifests) > 1:
+            _, oldest = self._manifests.popitem(last=False)
+            self._bytes -= _size(oldest)
+
+
+def _size(manifest: Manifest) -> int:
+    return len(manifest.hashes) + 200  # what the objects around the hashes take
 
 
 class ManifestCache:
@@ -58,6 +95,7 @@ class ManifestCache:
         self._unsaved_kept: dict[StatKey, Manifest] = {}
         self._problem: str | None = None
         self._database = self._open()
+        self._empty = not self._query("select 1 from manifests limit 1", ())
         self._any_kept = bool(self._query("select 1 from manifests where kept limit 1", ()))
 
     @property
@@ -93,24 +131,36 @@ class ManifestCache:
 
         A file that came with a manifest and was touched or renamed since keeps the piece size.
         """
-        found: list[Known | None] = []
+        found: list[Known | None] = [None] * len(wanted)
         with self._lock:
-            for key, piece_size in wanted:
+            if self._empty:
+                return found
+            for at in range(0, len(wanted), _BATCH):
+                self._look_up(wanted[at : at + _BATCH], found, at)
+            for at, (key, piece_size) in enumerate(wanted):
                 unsaved = self._in_memory(key, None) or self._in_memory(key, piece_size)
                 if unsaved is not None:
-                    found.append((unsaved.piece_size, unsaved.file_id))
-                    continue
-                rows = self._query(
-                    f"select piece_size, file_id from manifests where {_KEY} and (kept or piece_size = ?)"
-                    " order by kept desc limit 1",
-                    (*_row(key), piece_size),
-                )
-                if rows and is_file_id(rows[0][1]):
-                    found.append((rows[0][0], FileId(rows[0][1])))
-                else:
-                    kept = self._kept_piece_size(key) if self._any_kept else None
-                    found.append(None if kept is None else (kept, None))
+                    found[at] = (unsaved.piece_size, unsaved.file_id)
+                elif found[at] is None and self._any_kept:
+                    kept = self._kept_piece_size(key)
+                    found[at] = None if kept is None else (kept, None)
         return found
+
+    def _look_up(self, wanted: Sequence[tuple[StatKey, int]], found: list[Known | None], first: int) -> None:
+        """One query for many files: one for each takes four times as long."""
+        values: list[int] = []
+        for at, (key, piece_size) in enumerate(wanted, first):
+            values += (at, *_row(key), piece_size)
+        rows = self._query(
+            f"with wanted (at, device, inode, size, mtime_ns, ctime_ns, usual) as"
+            f" (values {','.join(['(?, ?, ?, ?, ?, ?, ?)'] * len(wanted))})"
+            " select at, piece_size, file_id from wanted cross join manifests"
+            " using (device, inode, size, mtime_ns, ctime_ns) where kept or piece_size = usual order by kept",
+            values,
+        )
+        for at, piece_size, file_id in rows:
+            if is_file_id(file_id):
+                found[at] = (piece_size, FileId(file_id))
 
     def put(self, key: StatKey, manifest: Manifest, kept: bool = False) -> None:
         """Remember ``manifest`` for the file; ``kept``: it is the one it came with."""
@@ -120,6 +170,7 @@ class ManifestCache:
         """Remember many in one transaction."""
         with self._lock:
             for key, manifest, kept in items:
+                self._empty = False
                 self._unsaved[key, manifest.piece_size] = (manifest, kept)
                 if kept:
                     self._any_kept = True
@@ -168,7 +219,7 @@ class ManifestCache:
         self._unsaved_kept.clear()
         self._problem = None
 
-    def _query(self, sql: str, values: tuple[int, ...]) -> list[Any]:
+    def _query(self, sql: str, values: Sequence[int]) -> list[Any]:
         """The rows, or none where the database is no good; the lock is held."""
         try:
             return self._database.execute(sql, values).fetchall()

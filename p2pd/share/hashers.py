@@ -22,7 +22,6 @@ _TURN = 16
 _GATHER = 256
 _GATHER_SECONDS = 0.2
 """Background results are handed over (and written to the cache) so many or so often at a time."""
-_NICE = 10
 
 
 @attrs.define(eq=False)
@@ -39,7 +38,7 @@ class HashJob:
 
 
 class HashPool:
-    """``workers`` threads for urgent jobs and one of low priority for the rest.
+    """``workers`` threads for urgent jobs and one for the rest.
 
     Urgent jobs take turns, so that a huge file holds up none that came after it; a job
     that becomes urgent while it runs in the background goes on from where it was.
@@ -119,8 +118,8 @@ class HashPool:
 
     def _tidy(self) -> None:
         """The background worker's life."""
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        # Not niced: where the machine is busy, a thread that waits for the processor while it holds
+        # the interpreter's lock holds up the reactor (0.6 s were seen).
         buffer = bytearray(STEP)
         ended: list[HashJob] = []
         since = time.monotonic()

@@ -10,15 +10,22 @@ import blake3
 
 from p2pd.errors import ChangedError
 from p2pd.model import Manifest, check_dimensions
-from p2pd.pieces import MAX_PIECES, default_piece_size, piece_count
+from p2pd.pieces import MAX_PIECES, MIN_PIECE, default_piece_size, piece_count
 from p2pd.share.paths import storage_error
 
 STEP = 4 * 1024 * 1024
 """Bytes read and hashed between two looks at whether to go on; well under a second on any disk."""
 
+_SMALL = 2 * MIN_PIECE * 2000
+
 
 class Cancelled(Exception):
     """The hashing was called off."""
+
+
+StatRow = tuple[int, int, int, int, int]
+"""A StatKey as it is kept by the 100,000: the garbage collector does not look at plain tuples of
+numbers again, where as many objects of a class would stop the daemon for 0.1 s now and then."""
 
 
 @attrs.frozen
@@ -37,13 +44,25 @@ class StatKey:
     @classmethod
     def of(cls, result: os.stat_result) -> StatKey:
         """The key of a file with this stat."""
-        return cls(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
+        return cls(*stat_row(result))
+
+    @property
+    def row(self) -> StatRow:
+        """The same as a plain tuple."""
+        return self.device, self.inode, self.size, self.mtime_ns, self.ctime_ns
+
+
+def stat_row(result: os.stat_result) -> StatRow:
+    """What a StatKey is made of."""
+    return result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns
 
 
 def usual_piece_size(size: int, configured: int | None) -> int:
     """The piece size of a file without a manifest of its own: the configured one where that fits."""
     if configured is not None and piece_count(size, configured) <= MAX_PIECES:
         return configured
+    if size < _SMALL:  # what default_piece_size gives too, without the arithmetic: scans ask 100,000 times
+        return MIN_PIECE
     return default_piece_size(size)
 
 

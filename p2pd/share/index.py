@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from p2pd.errors import ChangedError, NotFoundError, StorageError, UsageError
 from p2pd.model import FileId, Manifest
-from p2pd.share.cache import ManifestCache
+from p2pd.share.cache import ManifestCache, Recent
 from p2pd.share.catalog import Catalog, Entry
 from p2pd.share.hashers import HashJob
 from p2pd.share.hashing import StatKey, usual_piece_size
@@ -31,8 +31,6 @@ _TICK = 0.5
 _ATTEMPTS = 3
 _FEED = 512
 """Background hashings handed to the thread at a time."""
-_REMEMBERED = 64 * 1024 * 1024
-"""Bytes of piece hashes kept in memory."""
 
 __all__ = ["RESCAN", "Entry", "ShareIndex"]
 
@@ -72,8 +70,7 @@ class ShareIndex:
         )
         self._hashes = HashQueue(root, cache, from_thread, self._hashed, hash_workers)
         self._backlog: OrderedDict[str, None] = OrderedDict()
-        self._manifests: OrderedDict[FileId, Manifest] = OrderedDict()
-        self._remembered = 0
+        self._recent = Recent()
         self._failed: dict[str, str] = {}
         self._adopted: dict[bytes, StatKey] = {}
         self._callbacks: list[Callable[[str], None]] = []
@@ -203,7 +200,7 @@ class ShareIndex:
         changed = False
         for name, piece_size in self._catalog.holders(file_id):
             entry = self._catalog.get(name)
-            manifest = self._manifests.get(file_id)
+            manifest = self._recent.get(file_id)
             if entry is None:
                 continue
             if manifest is None:
@@ -211,7 +208,7 @@ class ShareIndex:
                 if manifest is None or manifest.file_id != file_id:
                     self._forget_id(entry)  # the cache lost it: hashed again
                     continue
-                self._remember(manifest)
+                self._recent.add(manifest, manifest.file_id)
             try:
                 fd = self._root.open_file(entry.rel)
             except NotFoundError:
@@ -254,7 +251,7 @@ class ShareIndex:
         found = await self._in_thread(keep)
         if found.key.size != manifest.size:
             raise ChangedError(f"{name} changed")
-        self._remember(manifest)
+        self._recent.add(manifest, manifest.file_id)
         self._catalog.put(found, replace=True)
         self._backlog.pop(name, None)
         self._adopted[found.rel] = found.key
@@ -370,9 +367,8 @@ class ShareIndex:
 
     async def _known(self, entry: Entry, piece_size: int) -> Manifest | None:
         for file_id in self._catalog.ids(entry.name):
-            manifest = self._manifests.get(file_id)
+            manifest = self._recent.get(file_id)
             if manifest is not None and manifest.piece_size == piece_size:
-                self._manifests.move_to_end(file_id)
                 return manifest
         manifest = await self._in_thread(lambda: self._cache.get(entry.key, piece_size))
         if manifest is None or not self._current(entry):
@@ -381,19 +377,9 @@ class ShareIndex:
         return manifest
 
     def _register(self, entry: Entry, manifest: Manifest) -> None:
-        self._remember(manifest)
-        self._catalog.add_id(
-            entry, manifest.file_id, manifest.piece_size, manifest.piece_size == self._usual(entry)
-        )
-
-    def _remember(self, manifest: Manifest) -> None:
-        if manifest.file_id in self._manifests:
-            return
-        self._manifests[manifest.file_id] = manifest
-        self._remembered += len(manifest.hashes) + 200
-        while self._remembered > _REMEMBERED and len(self._manifests) > 1:
-            _, oldest = self._manifests.popitem(last=False)
-            self._remembered -= len(oldest.hashes) + 200
+        file_id = manifest.file_id
+        self._recent.add(manifest, file_id)
+        self._catalog.add_id(entry, file_id, manifest.piece_size, manifest.piece_size == self._usual(entry))
 
     def _hashed(self, job: HashJob) -> None:
         entry = self._catalog.by_rel(job.rel)

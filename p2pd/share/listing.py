@@ -6,11 +6,12 @@ import os
 import stat
 import unicodedata
 from collections.abc import Callable
+from operator import itemgetter
 
 import attrs
 
 from p2pd.share import syscalls
-from p2pd.share.hashing import StatKey
+from p2pd.share.hashing import StatKey, StatRow, stat_row
 from p2pd.share.paths import ShareRoot, is_canonical
 
 
@@ -18,7 +19,7 @@ from p2pd.share.paths import ShareRoot, is_canonical
 class Folder:
     """What is known of a folder: files told of by leaf, sub-folders, its watch."""
 
-    files: dict[bytes, StatKey] = attrs.Factory(dict)
+    files: dict[bytes, StatRow] = attrs.Factory(dict)
     folders: set[bytes] = attrs.Factory(set)
     wd: int | None = None
 
@@ -32,11 +33,15 @@ class Waiting:
     evented: bool
 
 
+Listed = tuple[str, bytes, bytes, StatRow]
+"""A regular file: its name, its path on disk, the last component of that, its stat."""
+
+
 @attrs.define
 class Listing:
-    """The entries of one folder: regular files with their keys, sub-folders, those without usable names."""
+    """The entries of one folder: files sorted by name, sub-folders, how many have no usable name."""
 
-    files: list[tuple[bytes, StatKey]] = attrs.Factory(list)
+    files: list[Listed] = attrs.Factory(list)
     folders: set[bytes] = attrs.Factory(set)
     skipped: int = 0
     error: str | None = None
@@ -78,6 +83,7 @@ def list_folder(root: ShareRoot, rel: bytes, watch: Callable[[int], None]) -> Li
         found.error = f"cannot list {os.fsdecode(rel) or 'the share'}: {error.strerror}"
     finally:
         os.close(fd)
+    found.files.sort(key=itemgetter(0))
     return found
 
 
@@ -86,13 +92,16 @@ def _add(found: Listing, rel: bytes, entry: os.DirEntry[str]) -> None:
         folder = entry.is_dir(follow_symlinks=False)
         if not folder and not entry.is_file(follow_symlinks=False):
             return
-        leaf = os.fsencode(entry.name)
-        if name_of(join(rel, leaf)) is None:
+        text = entry.name
+        leaf = text.encode() if text.isascii() else os.fsencode(text)
+        path = rel + b"/" + leaf if rel else leaf
+        name = name_of(path)
+        if name is None:
             found.skipped += 1
         elif folder:
             found.folders.add(leaf)
         else:
-            found.files.append((leaf, StatKey.of(entry.stat(follow_symlinks=False))))
+            found.files.append((name, path, leaf, stat_row(entry.stat(follow_symlinks=False))))
     except OSError:  # gone meanwhile
         return
 

@@ -18,16 +18,15 @@ from twisted.logger import Logger
 
 from p2pd.errors import NotFoundError, P2PError
 from p2pd.share import inotify, syscalls
-from p2pd.share.hashing import StatKey
+from p2pd.share.hashing import StatKey, StatRow
 from p2pd.share.listing import Folder, Waiting, examine, join, list_folder, name_of, stat_file
 from p2pd.share.paths import ShareRoot
-from p2pd.share.telling import Lookup, State, Teller, Update
+from p2pd.share.telling import Lookup, State, Teller, Update, sentences
 
 QUIET = 2.0
 """Seconds without change after which a file is at rest where no event says so."""
 QUIET_UNSURE = 30.0
 """The same for a file that somebody was seen to write, where the kernel cannot say whether he still does."""
-_SHOWN = 5
 
 _NEW = inotify.CREATE | inotify.MOVED_TO
 _GONE = inotify.DELETE | inotify.MOVED_FROM
@@ -161,21 +160,9 @@ class Scanner:
         self._teller.flush_all(self._state())
 
     def _state(self) -> State:
-        polling = bool(self._no_events or self._unwatched)
-        return State(self._scanned, polling, bool(self._waiting), tuple(self._problems()))
-
-    def _problems(self) -> list[str]:
-        problems = [self._root_problem] if self._root_problem else []
         reason = self._no_events or self._unwatched
-        if reason:
-            problems.append(f"Changes in the share are looked for every 30 s only: {reason}.")
-        skipped = sum(self._skipped.values())
-        if skipped:
-            problems.append(f"{skipped} names in the share are not UTF-8, or too long, and are not offered.")
-        problems.extend(f"Not offered: {reason}." for reason in list(self._unreadable.values())[:_SHOWN])
-        if len(self._unreadable) > _SHOWN:
-            problems.append(f"{len(self._unreadable) - _SHOWN} more files or folders cannot be read.")
-        return problems
+        problems = sentences(self._root_problem, reason, sum(self._skipped.values()), self._unreadable)
+        return State(self._scanned, bool(reason), bool(self._waiting), tuple(problems))
 
     # -- folders
 
@@ -209,11 +196,16 @@ class Scanner:
         self._skipped.pop(rel, None)
         if listing.skipped:
             self._skipped[rel] = listing.skipped
-        for leaf, key in listing.files:
-            if before_files.pop(leaf, None) == key:
-                folder.files[leaf] = key
+        now = time.time()
+        for name, path, leaf, row in listing.files:
+            if before_files.pop(leaf, None) == row:
+                folder.files[leaf] = row
+            # By the ctime, because the clock of this machine alone sets it.
+            elif path in self._waiting or 0 <= now - row[4] / 1e9 < QUIET:
+                self._young(path, row)
             else:
-                self._differs(join(rel, leaf), key)
+                folder.files[leaf] = row
+                self._teller.found(path, name, row)
         for leaf in before_files:
             self._drop(join(rel, leaf))
         for leaf in before_folders - listing.folders:
@@ -257,22 +249,20 @@ class Scanner:
 
     # -- files
 
-    def _differs(self, rel: bytes, key: StatKey) -> None:
-        """A listing shows a file that was not told of as it is now."""
+    def _young(self, rel: bytes, row: StatRow) -> None:
+        """A listing shows a file that was not told of as it is now, and that may be in the making."""
         if rel in self._waiting:
             return
-        # By the ctime, because the clock of this machine alone sets it.
-        if 0 <= time.time() - key.ctime_ns / 1e9 < QUIET:
-            try:
-                key, writer = examine(self._root, rel)
-            except NotFoundError:
-                return
-            except P2PError:
-                writer = None
-            if writer is not False:
-                self._hold(rel, key, evented=False)
-                return
-        self._offer(rel, key)
+        try:
+            key, writer = examine(self._root, rel)
+        except NotFoundError:
+            return
+        except P2PError:
+            key, writer = StatKey(*row), None
+        if writer is False:
+            self._offer(rel, key)
+        else:
+            self._hold(rel, key, evented=False)
 
     def _trust(self, rel: bytes, key: StatKey) -> None:
         result = stat_file(self._root, rel)
@@ -328,9 +318,10 @@ class Scanner:
         self._unreadable.pop(rel, None)
         folder, _, leaf = rel.rpartition(b"/")
         files = self._known[folder].files
-        if files.get(leaf) != key:
-            files[leaf] = key
-            self._teller.found(rel, key)
+        name = name_of(rel)
+        if files.get(leaf) != key.row and name is not None:
+            files[leaf] = key.row
+            self._teller.found(rel, name, key.row)
 
     def _hold(self, rel: bytes, key: StatKey, evented: bool) -> None:
         if rel not in self._waiting:
@@ -401,7 +392,7 @@ class Scanner:
             return
         key = StatKey.of(result)
         folder, _, leaf = rel.rpartition(b"/")
-        if created and self._known[folder].files.get(leaf) == key:
+        if created and self._known[folder].files.get(leaf) == key.row:
             return  # a listing was faster than the event
         if created and result.st_nlink > 1:  # a hard link: nothing will be closed
             self._look(rel)

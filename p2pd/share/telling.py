@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
 from p2pd.model import FileId
 from p2pd.share.cache import Known
-from p2pd.share.hashing import StatKey, usual_piece_size
-from p2pd.share.listing import name_of
+from p2pd.share.hashing import StatKey, StatRow, usual_piece_size
 
 _CHUNK = 250
 """Changes handed over at a time: about a millisecond on the reactor."""
+
+_SHOWN = 5
 
 Lookup = Callable[[Sequence[tuple[StatKey, int]]], Sequence[Known | None]]
 """For every (key, usual piece size): what the cache knows."""
@@ -64,12 +65,12 @@ class Teller:
         self._emit = emit
         self._lookup = lookup
         self._piece_size = piece_size
-        self._queue: deque[tuple[bytes, StatKey] | Gone] = deque()
+        self._queue: deque[tuple[bytes, str, StatRow] | Gone] = deque()
         self._told = State()
 
-    def found(self, rel: bytes, key: StatKey) -> None:
+    def found(self, rel: bytes, name: str, row: StatRow) -> None:
         """A file is at rest."""
-        self._queue.append((rel, key))
+        self._queue.append((rel, name, row))
 
     def gone(self, rel: bytes, written: bool = False) -> None:
         """A file is gone, or is being written."""
@@ -90,23 +91,28 @@ class Teller:
 
     def _hand_over(self) -> None:
         chunk = [self._queue.popleft() for _ in range(min(_CHUNK, len(self._queue)))]
-        known = iter(
-            self._lookup(
-                [
-                    (entry[1], usual_piece_size(entry[1].size, self._piece_size))
-                    for entry in chunk
-                    if isinstance(entry, tuple)
-                ]
-            )
-        )
-        changes: list[Found | Gone] = []
-        for entry in chunk:
-            if isinstance(entry, Gone):
-                changes.append(entry)
-                continue
-            rel, key = entry
-            piece_size, file_id = next(known) or (None, None)
-            name = name_of(rel)
-            if name is not None:
-                changes.append(Found(rel, name, key, piece_size, file_id))
+        keys = [StatKey(*entry[2]) for entry in chunk if isinstance(entry, tuple)]
+        known = iter(self._lookup([(key, usual_piece_size(key.size, self._piece_size)) for key in keys]))
+        later = iter(keys)
+        changes: list[Found | Gone] = [
+            entry
+            if isinstance(entry, Gone)
+            else Found(entry[0], entry[1], next(later), *(next(known) or (None, None)))
+            for entry in chunk
+        ]
         self._emit(Update(changes, None))
+
+
+def sentences(
+    root: str | None, no_events: str | None, skipped: int, unreadable: Mapping[bytes, str]
+) -> list[str]:
+    """What is wrong with the share, for people; of what cannot be read, the first few."""
+    problems = [root] if root else []
+    if no_events:
+        problems.append(f"Changes in the share are looked for every 30 s only: {no_events}.")
+    if skipped:
+        problems.append(f"{skipped} names in the share are not UTF-8, or too long, and are not offered.")
+    problems.extend(f"Not offered: {reason}." for reason in list(unreadable.values())[:_SHOWN])
+    if len(unreadable) > _SHOWN:
+        problems.append(f"{len(unreadable) - _SHOWN} more files or folders cannot be read.")
+    return problems
