@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
@@ -16,22 +17,33 @@ from rich.text import Text
 from p2pd.cli.render import Column, Row, escape, rate, seconds, size
 
 _NAME_WIDTH = 28
+_LEAST = 12
+"""Cells that a column which can be cut short keeps at least."""
 
 
 def draw_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     """Print a table on standard output, as wide as the terminal allows."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    console = Console(markup=False, emoji=False, highlight=False)
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    widths = [
+        max(cell_len(text) for text in (column.title, *(line[index] for line in cells)))
+        for index, column in enumerate(columns)
+    ]
+    # rich would rather fold names than cut ids short
+    taken = sum(w for w, column in zip(widths, columns, strict=True) if not column.shrinks)
+    room = max(console.width - taken - 2 * (len(columns) - 1), _LEAST)
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         drawn.add_column(
             column.title,
             justify="right" if column.right else "left",
             no_wrap=column.shrinks or column.right,
             overflow="ellipsis" if column.shrinks else "fold",
-            ratio=None,
+            max_width=room if column.shrinks else None,
         )
-    for row in rows:
-        drawn.add_row(*(Text(column.cell(row)) for column in columns))
-    Console(markup=False, emoji=False, highlight=False).print(drawn)
+    for line in cells:
+        drawn.add_row(*map(Text, line))
+    console.print(drawn)
 
 
 class _Field(ProgressColumn):

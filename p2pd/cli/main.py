@@ -114,20 +114,21 @@ def _req(chosen: Options, daemon: client.Connection, words: list[str], file: str
     reporter = Reporter(chosen.quiet or chosen.json)
     transfer: str | None = None
     try:
-        for event in daemon.ask(words):
-            kind = event.get("event")
-            if kind == "started":
-                transfer = str(event.get("transfer"))
-            if chosen.json:
-                if not (kind == "done" and no_wait and transfer is not None):
-                    _print_json(event)
-                    sys.stdout.flush()
-            elif kind == "done":
-                reporter.event(event)
-                reporter.close()
-                _print_received(event, transfer if no_wait else None)
-            else:
-                reporter.event(event)
+        with daemon.interruptible():
+            for event in daemon.ask(words):
+                kind = event.get("event")
+                if kind == "started":
+                    transfer = str(event.get("transfer"))
+                if chosen.json:
+                    if not (kind == "done" and no_wait and transfer is not None):
+                        _print_json(event)
+                        sys.stdout.flush()
+                elif kind == "done":
+                    reporter.event(event)
+                    reporter.close()
+                    _print_received(event, transfer if no_wait else None)
+                else:
+                    reporter.event(event)
     except KeyboardInterrupt:
         reporter.close()
         if not chosen.quiet:

@@ -7,9 +7,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import select
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -41,6 +44,7 @@ class Connection:
         self.path = path
         self._socket = connected
         self._buffer = bytearray()
+        self._wake: int | None = None
 
     def __enter__(self) -> Connection:
         return self
@@ -95,6 +99,29 @@ class Connection:
                 f"The daemon on {self.path} said that it leaves, but does not end."
             ) from error
 
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within this, Ctrl-C ends any wait for the daemon; for the main thread.
+
+        Without it a signal that comes just before the wait is only noticed after it.
+        """
+        self._wake, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(writing)
+            os.close(self._wake)
+            self._wake = None
+
+    def _wait(self) -> None:
+        while self._wake is not None:
+            readable, _, _ = select.select([self._socket.fileno(), self._wake], [], [])
+            if self._socket.fileno() in readable:
+                return
+            os.read(self._wake, 4096)  # KeyboardInterrupt comes of itself
+
     def _event(self) -> Event:
         try:
             event = json.loads(self._line())
@@ -114,6 +141,7 @@ class Connection:
                 return line
             start = len(self._buffer)
             try:
+                self._wait()
                 data = self._socket.recv(1 << 18)
             except ConnectionResetError:
                 data = b""

@@ -1,0 +1,175 @@
+"""`p2pctl` on a terminal: bars, Ctrl-C, the prompt."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pexpect
+import pytest
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import FakeDaemon, MakeDaemon
+
+Spawn = Callable[..., "pexpect.spawn[str]"]
+
+PROGRESS = {
+    "event": "progress",
+    "bytes": 500_000,
+    "size": 1_000_000,
+    "rate": 250_000,
+    "sources": [
+        {"name": "ann[red]:smile:", "bytes": 300_000, "rate": 1},
+        {"name": "b\x1b[2J", "bytes": 200_000},
+    ],
+}
+STARTED = {"event": "started", "transfer": "abcdef012345"}
+DONE = {"event": "done", "name": "b", "path": "/s/b", "size": 1_000_000, "seconds": 2.0, "id": "0" * 64}
+
+
+@pytest.fixture
+def spawn(command_line: list[str], runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawn]:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("PROMPT_TOOLKIT_NO_CPR", "1")
+    made = []
+
+    def start(*words: str) -> pexpect.spawn[str]:
+        child = pexpect.spawn(
+            command_line[0],
+            [*command_line[1:], *words],
+            encoding="utf-8",
+            timeout=30,
+            dimensions=(24, 100),
+        )
+        child.logfile_read = io.StringIO()
+        made.append(child)
+        return child
+
+    yield start
+    for child in made:
+        child.close(force=True)
+
+
+def ends(child: pexpect.spawn[str]) -> int | None:
+    child.expect(pexpect.EOF)
+    child.wait()
+    status: int | None = child.exitstatus
+    return status
+
+
+def held(make_daemon: MakeDaemon) -> FakeDaemon:
+    daemon = make_daemon()
+    sources = {"event": "sources", "sources": [{"name": "ann", "host": "h", "port": 1}]}
+    done = DONE | {"sources": [{"name": "ann[red]:smile:", "bytes": 1_000_000}]}
+    daemon.script["req"] = [STARTED, sources, PROGRESS, daemon.HOLD, done]
+    return daemon
+
+
+def test_bars(make_daemon: MakeDaemon, spawn: Spawn) -> None:
+    daemon = held(make_daemon)
+    child = spawn("req", "b")
+    child.expect_exact("500.0 kB")
+    child.expect_exact("0:02")
+    child.expect_exact("ann[red]:smile:")
+    child.expect_exact("b\\x1b[2J")
+    daemon.go.set()
+    child.expect_exact("received b, 1.0 MB in 2.0 s")
+    assert ends(child) == 0
+
+
+def test_a_table(make_daemon: MakeDaemon, spawn: Spawn) -> None:
+    name = "n[bold]\x1b]0;title\x07\u202e"
+    row = {"event": "item", "name": name, "size": 5, "id": "f" * 64}
+    make_daemon().script["files"] = [row, {"event": "done"}]
+    child = spawn("files")
+    child.expect_exact("NAME")
+    child.expect_exact("n[bold]\\x1b]0;title\\x07\\u202e")
+    assert ends(child) == 0
+
+
+def test_interrupting_a_req_leaves_the_transfer(make_daemon: MakeDaemon, spawn: Spawn) -> None:
+    daemon = held(make_daemon)
+    child = spawn("--port", "7001", "req", "a b")
+    child.expect_exact("500.0 kB")
+    child.sendintr()
+    child.expect_exact("the transfer goes on")
+    child.expect_exact("p2pctl --port 7001 req 'a b'")
+    child.expect_exact("p2pctl --port 7001 transfers")
+    child.expect_exact("p2pctl --port 7001 cancel abcdef012345")
+    assert ends(child) == 130
+    daemon.go.set()
+    assert daemon.gone.wait(30)
+
+
+def test_interrupting_before_it_began(make_daemon: MakeDaemon, spawn: Spawn) -> None:
+    daemon = make_daemon()
+    daemon.script["req"] = [daemon.HOLD]
+    child = spawn("req", "b")
+    assert daemon.held.wait(30)
+    child.sendintr()
+    child.expect_exact("before a transfer began")
+    assert ends(child) == 130
+
+
+def test_the_prompt(make_daemon: MakeDaemon, spawn: Spawn, runtime: Path) -> None:
+    daemon = make_daemon()
+    daemon.script["peers"] = [
+        {"event": "item", "name": "ann", "host": "10.0.0.1", "port": 7002, "id": "0" * 32},
+        {"event": "done"},
+    ]
+    child = spawn()
+    child.expect_exact("fake>")
+    child.sendline("peers")
+    child.expect_exact("10.0.0.1")
+    child.expect_exact("fake>")
+    child.sendline("nonsense")
+    child.expect_exact("There is no command")
+    child.sendline("req 'open")
+    child.expect_exact("not well quoted")
+    child.sendline("help")
+    child.expect_exact("left_peer")
+    child.expect_exact("End this prompt")
+    child.send("sta\t")
+    child.expect_exact("tus")  # completed
+    child.send("\r")
+    child.expect_exact("connected")
+    child.expect_exact("fake>")
+    child.sendline("q")
+    assert ends(child) == 0
+    history = runtime.parent / "state" / "p2pd" / "p2pctl-history"
+    assert "+peers" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+
+
+def test_interrupts_and_the_end_of_input_at_the_prompt(make_daemon: MakeDaemon, spawn: Spawn) -> None:
+    daemon = held(make_daemon)
+    child = spawn()
+    child.expect_exact("fake>")
+    child.send("half a li")
+    child.sendintr()
+    child.expect_exact("fake>")
+    child.sendline("req b")
+    child.expect_exact("500.0 kB")
+    child.sendintr()
+    child.expect_exact("the transfer goes on")
+    child.expect_exact("fake>")
+    child.sendeof()
+    assert ends(child) == 0
+    daemon.go.set()
+
+
+def test_left_peer_ends_the_prompt(make_daemon: MakeDaemon, spawn: Spawn) -> None:
+    daemon = make_daemon()
+    daemon.script["left_peer"] = [{"event": "done"}, daemon.LEAVE]
+    child = spawn()
+    child.expect_exact("fake>")
+    child.sendline("left_peer")
+    assert ends(child) == 0
+
+
+def test_no_prompt_without_a_daemon(spawn: Spawn, runtime: Path) -> None:
+    child = spawn()
+    child.expect_exact("No daemon")
+    assert ends(child) == 3
