@@ -28,6 +28,8 @@ RUN_SECONDS = 0.1
 """Later a run is about this long, so that little is lost with a source."""
 MAX_DUPLICATE = 16 * 1024 * 1024
 """Pieces up to this long are asked of a second source in the endgame; they wait in memory."""
+PATIENCE = 1.0
+"""Seconds of silence after which a source's rate no longer counts in the endgame."""
 ENDGAME_GAIN = 1.5
 """The second source must be expected to be done this many times sooner."""
 
@@ -314,8 +316,12 @@ class Transfer:
             other, get = entries[0]
             mine = length / source.rate if source.rate else STALL
             silence = now - max(other.heard, get.asked)
-            # Nothing heard for a while: the rate measured before says nothing any more.
-            theirs = get.left / other.rate if other.rate and silence < 1.0 else STALL + silence
+            if silence > PATIENCE:
+                theirs = STALL + silence  # the rate measured before says nothing any more
+            elif other.rate:
+                theirs = get.left / other.rate
+            else:
+                continue
             if theirs > ENDGAME_GAIN * max(mine, TICK) and (best is None or theirs > best[0]):
                 best = (theirs, piece)
         return best[1] if best is not None else None
