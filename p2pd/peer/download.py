@@ -8,7 +8,7 @@ Who is asked is :class:`~p2pd.peer.asking.Asking`'s business, what their answers
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from twisted.internet.defer import ensureDeferred
@@ -23,57 +23,26 @@ from p2pd.errors import (
     StorageError,
     VerifyError,
 )
-from p2pd.model import FileId, Manifest, Offer, PeerId, PeerInfo, check_dimensions
-from p2pd.peer.activity import Activity
+from p2pd.model import Manifest, Offer, PeerId, PeerInfo, check_dimensions
 from p2pd.peer.asking import Asking
-from p2pd.peer.contacts import Contacts
+from p2pd.peer.choosing import Choosing, Verdict, peer_of
 from p2pd.peer.fetching import Fetching
+from p2pd.peer.here import pinned_content, same_content
+from p2pd.peer.household import Household
 from p2pd.peer.intake import Intake
+from p2pd.peer.keeping import Keeper
 from p2pd.peer.offers import Offers
-from p2pd.peer.receiving import BufferPool
 from p2pd.peer.waiting import Emit, Waiter, Waiters
 from p2pd.pieces import Bitfield
-from p2pd.share.disk import check_room, sha256_of
-from p2pd.share.index import Entry, ShareIndex
-from p2pd.share.partial import Job, PartialStore
-from p2pd.share.paths import ShareRoot
+from p2pd.share.disk import check_room
+from p2pd.share.index import Entry
+from p2pd.share.partial import Job
 from p2pd.status import State, TransferStatus
 from p2pd.text import escape
-from p2pd.threads import InThread
 
-SAVE_EVERY = 0.5
-"""Seconds between two writings of the state; after a kill, pieces since the last one are fetched again."""
-STORAGE_RETRY = 2.0
-"""Seconds until a transfer that the disk stopped is tried again; doubled each time up to a minute."""
 PROGRESS_EVERY = 0.2
 
 log = Logger("p2pd.peer")
-
-
-class Household(Protocol):
-    """What all downloads of a daemon share."""
-
-    root: ShareRoot
-    index: ShareIndex
-    store: PartialStore
-    contacts: Contacts
-    activity: Activity
-    pool: BufferPool
-    label: str
-    """This peer's own name."""
-
-    @property
-    def in_thread(self) -> InThread:
-        """Runs blocking work."""
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-
-    def roster_known(self) -> bool:
-        """True once it is known who is here."""
-
-    def download_ended(self, download: Download) -> None:
-        """It is done, failed or cancelled."""
 
 
 class Download:
@@ -91,15 +60,13 @@ class Download:
         self.error: P2PError | None = None
         self.ended_at: float | None = None
         self._resumed = resumed
-        self._pinned = job.file_id is not None
         self._began = house.now()
         self._offers = Offers(self._began)
+        self._choosing = Choosing(self._offers, job.file_id, settled=resumed)
         self._asking = Asking(
             job.name, house.contacts, self._offers,
             allowed=self._allowed, offered=self._offered, left=self._left,
         )  # fmt: skip
-        self._offering: dict[PeerId, tuple[Fetching, Offer, Bitfield | None]] = {}
-        self._untrusted: set[PeerId] = set()
         self._intake: Intake | None = None
         self._size: int | None = job.size
         self._waiters = Waiters()
@@ -110,13 +77,13 @@ class Download:
         self._checking = False
         self._finishing = False
         self._recheck = False
-        self._saving = False
-        self._saved = (0, self._began)
+        self._keeper = Keeper(house)
         self._sourceless_since = self._began
-        self._storage_retry: tuple[float, float] | None = None  # when, and the pause before it
 
     def _allowed(self, info: PeerInfo) -> bool:
-        return info.id not in self._untrusted and (not self.job.sources or info.name in self.job.sources)
+        return info.id not in self._choosing.untrusted and (
+            not self.job.sources or info.name in self.job.sources
+        )
 
     # Life
 
@@ -130,10 +97,8 @@ class Download:
             await self._house.in_thread(lambda: self._house.store.save_job(job))
             if not self.job.replace:
                 self._local = await self._house.index.find(self.job.target)
-            if self._local is not None and self._pinned:
-                mine = await self._local_manifest(0)
-                if mine is not None and mine.file_id == self.job.file_id:
-                    await self._here_already(self._local, mine)
+            if self._local is not None and self._choosing.pinned:
+                await self._look_here(pinned_content(self._house, self.job, self._local))
         elif manifest is not None and held is not None:
             self._checking = True
             self.state = "verifying"
@@ -158,10 +123,11 @@ class Download:
             self, name=self.job.name, manifest=manifest, held=held, file=file,
             now=house.now, activity=house.activity, pool=house.pool,
         )  # fmt: skip
-        self._saved = (len(held), house.now())
+        self._choosing.choose(manifest)
+        self._keeper.loaded(len(held))
         if self.job.paused:
             self._intake.transfer.pause()
-        for source, offer, have in list(self._offering.values()):
+        for source, offer, have in list(self._choosing.offering.values()):
             self._use(source, offer, have)
         self.complete()
 
@@ -180,10 +146,12 @@ class Download:
             self._compared = True
             self._spawn(self._offers_closed())
         self.complete()
-        self._retry_storage(now)
+        if not self.job.paused and self._keeper.try_now(now):
+            self._spawn(self._try_storage())
         self._watch_sources(now)
         self._show_state()
-        self._save(now)
+        if intake is not None and not self._finishing and self._keeper.due(intake, now):
+            self._spawn(self._save(intake))
         if intake is not None and now - self._told >= PROGRESS_EVERY:
             self._told = now
             self._waiters.progress(intake)
@@ -204,67 +172,45 @@ class Download:
     # Offers
 
     def _offered(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
-        peer = _peer_of(source)
-        if peer.id in self._untrusted or self.ended_at is not None:
+        if self.ended_at is not None:
             return
         try:
             check_dimensions(offer.size, offer.piece_size)
         except ValueError as error:
-            log.warn("{name}: bad offer: {why}", name=escape(peer.name), why=str(error))
+            log.warn("{name}: bad offer: {why}", name=source.link.name, why=str(error))
             self.untrusted(source)
             return
-        chosen = self._chosen()
-        if (
-            chosen is not None
-            and offer.file_id != chosen[2]
-            and offer.size == chosen[0]
-            and offer.piece_size != chosen[1]
-        ):
-            # Not yet a conflict: hashed at our piece size it may be the same content.
+        verdict = self._choosing.judge(source, offer, have, self._house.now())
+        if verdict is Verdict.ASK_AGAIN:
+            chosen = self._choosing.chosen()
+            assert chosen is not None
             self._asking.ask_again(source, chosen[1])
-            return
-        self._offers.have(peer.id, offer, self._house.now())
-        self._offering[peer.id] = (source, offer, have)
-        if not self._pinned and not self._resumed and len(self._offers.by_id()) > 1:
+        elif verdict is Verdict.CONFLICT:
             self._conflict(f"{escape(self.job.name)} stands for different contents: choose one with --id")
-        elif self._local is None or self._compared:
+        elif verdict is Verdict.USE and (self._local is None or self._compared):
             self._begin_with(source, offer, have)
-        # Otherwise what is here is compared first, when the offers are closed.
-
-    def _chosen(self) -> tuple[int, int, FileId] | None:
-        """Size, piece size and id of what is being fetched, or will be."""
-        if self._intake is not None:
-            manifest = self._intake.manifest
-            return manifest.size, manifest.piece_size, self._intake.file_id
-        for _, offer, _ in self._offering.values():
-            if self.job.file_id in (None, offer.file_id):
-                return offer.size, offer.piece_size, offer.file_id
-        return None
+        # What is here already is compared first, when the offers are closed.
 
     def _begin_with(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
         if self._intake is not None:
             self._use(source, offer, have)
-        elif not self._beginning and not self._checking and self._storage_retry is None:
+        elif not self._beginning and not self._checking and not self._keeper.in_trouble:
             self._beginning = True
             self._spawn(self._begin())
 
     def _use(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
         if self._intake is not None and offer.file_id == self._intake.file_id:
-            self._intake.add(source, _peer_of(source), have)
+            self._intake.add(source, peer_of(source), have)
 
     async def _begin(self) -> None:
         """The first offer: get its manifest from any holder, then its partial file."""
         tried: set[PeerId] = set()
         try:
             while self.ended_at is None:
-                fitting = [
-                    (peer, source, offer)
-                    for peer, (source, offer, _) in self._offering.items()
-                    if self.job.file_id in (None, offer.file_id) and peer not in tried and not source.ended
-                ]
-                if not fitting:
+                found = self._choosing.holder(tried)
+                if found is None:
                     return
-                peer, source, offer = fitting[0]
+                peer, source, offer = found
                 tried.add(peer)
                 self._note("asked for", source)
                 try:
@@ -284,99 +230,57 @@ class Download:
 
     async def _offers_closed(self) -> None:
         """Everybody has answered: is it here already, nowhere, or may it get its name?"""
-        groups = self._offers.by_id()
-        local = self._local
-        if local is not None:
-            if groups or local.name != self.job.name:
-                await self._compare(local)
-            else:
-                await self._here_already(local, await self._local_manifest(0))
-        elif self._intake is None and not self._beginning and not self._untrusted and not self._resumed:
-            name = escape(self.job.name)
-            if not groups:
-                text = f"nobody has {name}"
-                if self._offers.unreached:
-                    text += f" ({self._offers.unreached} of {self._offers.count} peers could not be reached)"
-                self._fail(NotFoundError(text))
-            elif self.job.file_id not in groups and self._pinned:
-                self._fail(NotFoundError(f"nobody has {name} with that id", variants=self._offers.variants()))
-
-    async def _compare(self, local: Entry) -> None:
-        """A file of the wanted name is here, and others offer some: the same content is done."""
-        groups = self._offers.by_id()
-        wanted = self.job.file_id if self._pinned else next(iter(groups), None)
-        offer = groups[wanted][0][2] if wanted in groups else None
-        same = None
-        if offer is not None and offer.size == local.key.size:
-            same = await self._local_manifest(offer.piece_size)
-        if self.ended_at is not None:
+        if self._local is not None:
+            await self._look_here(same_content(self._house, self.job, self._choosing, self._local))
             return
-        if same is not None and same.file_id == wanted:
-            await self._here_already(local, same)
-        elif offer is None and local.name != self.job.name:
-            self._fail(NotFoundError(f"nobody has {escape(self.job.name)}"))
-        else:
-            mine = await self._local_manifest(0)
-            row = {"id": mine.file_id, "size": mine.size, "holders": [self._house.label]} if mine else None
-            text = f"a different {escape(self.job.target)} is here already: --replace it, or choose --output"
-            self._conflict(text, row)
-
-    async def _here_already(self, entry: Entry, manifest: Manifest | None) -> None:
-        if manifest is None or self.ended_at is not None:
-            if self.ended_at is None:
-                self._fail(NotFoundError(f"{escape(entry.name)} changed while it was looked at"))
+        if self._intake is not None or self._beginning or self._choosing.untrusted:
             return
-        if self.job.sha256 is not None:
-            digest = await self._house.in_thread(lambda: sha256_of(self._house.root, entry.rel))
-            if digest != self.job.sha256:
-                self._fail(VerifyError(f"{escape(entry.name)} is here, but its SHA-256 is {digest}"))
-                return
-        self._succeed(manifest)
+        name, groups = escape(self.job.name), self._offers.by_id()
+        if not groups:
+            text = f"nobody has {name}"
+            if self._offers.unreached:
+                text += f" ({self._offers.unreached} of {self._offers.count} peers could not be reached)"
+            self._fail(NotFoundError(text))
+        elif self._choosing.pinned and self.job.file_id not in groups:
+            self._fail(NotFoundError(f"nobody has {name} with that id", variants=self._choosing.variants()))
 
-    async def _local_manifest(self, piece_size: int) -> Manifest | None:
+    async def _look_here(self, looking: Coroutine[Any, Any, Manifest | None]) -> None:
         try:
-            return await self._house.index.manifest(self.job.target, piece_size)
-        except P2PError:
-            return None
+            manifest = await looking
+        except P2PError as error:
+            self._fail(error)
+        else:
+            if manifest is not None and self.ended_at is None:
+                self._succeed(manifest)
 
     def _conflict(self, text: str, mine: dict[str, Any] | None = None) -> None:
-        variants = self._offers.variants()
-        for row in variants:
-            if mine is not None and row["id"] == mine["id"]:
-                row["holders"] += mine["holders"]
-                mine = None
-        self._fail(ConflictError(text, variants=variants + ([mine] if mine is not None else [])))
+        self._fail(ConflictError(text, variants=self._choosing.variants(mine)))
 
     # Sources
 
     def _left(self, source: Fetching) -> None:
         if self._intake is not None:
             self._intake.drop(source)
-        self._forget_offer(source)
-
-    def _forget_offer(self, source: Fetching) -> None:
-        for peer in [peer for peer, offering in self._offering.items() if offering[0] is source]:
-            del self._offering[peer]
+        self._choosing.forget(source)
 
     def untrusted(self, source: Fetching) -> None:
         """Part of :class:`~p2pd.peer.intake.Owner`."""
-        self._untrusted.add(_peer_of(source).id)
-        self._forget_offer(source)
+        self._choosing.distrust(source)
 
     def source_gone(self, source: Fetching) -> None:
         """Part of :class:`~p2pd.peer.intake.Owner`: its `req` stands, so it offers anew what it has then."""
-        self._forget_offer(source)
+        self._choosing.forget(source)
 
     def _watch_sources(self, now: float) -> None:
         intake = self._intake
-        busy = self.job.paused or self._finishing or self._checking or self._storage_retry is not None
+        busy = self.job.paused or self._finishing or self._checking or self._keeper.in_trouble
         if (
             busy
             or (intake is not None and intake.live)
             or (intake is None and self._offers.hashing_somewhere)
         ):
             self._sourceless_since = now
-        elif self._compared or self._untrusted or self._offering:
+        elif self._compared or self._choosing.untrusted or self._choosing.offering:
             text = (
                 f"no source of {escape(self.job.name)} is left; what came is kept, and it goes on by itself"
             )
@@ -389,7 +293,7 @@ class Download:
         intake = self._intake
         if intake is None or not intake.transfer.done or self._finishing or self.ended_at is not None:
             return
-        if self._storage_retry is not None or not (self._compared or self._offers.closed(self._house.now())):
+        if self._keeper.in_trouble or not (self._compared or self._offers.closed(self._house.now())):
             return
         self._compared = True
         self._finishing = True
@@ -429,14 +333,8 @@ class Download:
         log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
         if self._intake is not None:
             self._intake.transfer.pause()
-        pause = min(self._storage_retry[1] * 2, 60.0) if self._storage_retry else STORAGE_RETRY
-        self._storage_retry = (self._house.now() + pause, pause)
+        self._keeper.failed(self._house.now())
         self._waiters.release(error)
-
-    def _retry_storage(self, now: float) -> None:
-        if self._storage_retry is not None and now >= self._storage_retry[0] and not self.job.paused:
-            self._storage_retry = (now + self._storage_retry[1], self._storage_retry[1])
-            self._spawn(self._try_storage())
 
     async def _try_storage(self) -> None:
         intake = self._intake
@@ -448,11 +346,11 @@ class Download:
         except StorageError as error:
             self.error = error
             return
-        if self.ended_at is not None or self._storage_retry is None:
+        if self.ended_at is not None or not self._keeper.in_trouble:
             return
         log.info("{file}: there is room again, going on", file=escape(self.job.name))
         self.error = None
-        self._storage_retry = None
+        self._keeper.recovered()
         if intake is not None and self._recheck:
             # It could not be finished: nobody knows what of it is on the disk until it is read.
             self._recheck, self._intake, self._checking = False, None, True
@@ -467,28 +365,15 @@ class Download:
                 self._checking = False
         elif intake is not None:
             intake.transfer.resume(self._house.now())
-        for offering in list(self._offering.values())[:1]:
+        for offering in list(self._choosing.offering.values())[:1]:
             self._begin_with(*offering)
 
-    def _save(self, now: float) -> None:
-        intake = self._intake
-        if intake is None or self._saving or self._finishing or self._storage_retry is not None:
-            return
-        held = len(intake.transfer.held)
-        if held != self._saved[0] and now - self._saved[1] >= SAVE_EVERY:
-            self._saved = (held, now)
-            self._spawn(self._write_state(intake))
-
-    async def _write_state(self, intake: Intake) -> None:
-        self._saving = True
-        held, job = intake.transfer.held.copy(), self.job
+    async def _save(self, intake: Intake) -> None:
         try:
-            await self._house.in_thread(lambda: intake.file.save(held, job))
+            await self._keeper.write(intake, self.job)
         except StorageError as error:
             if not self._finishing:
                 self.storage_failed(error)
-        finally:
-            self._saving = False
 
     # Who waits for it, and who looks at it
 
@@ -532,9 +417,9 @@ class Download:
         else:
             if paused:
                 intake.transfer.pause()
-            elif self._storage_retry is None:
+            elif not self._keeper.in_trouble:
                 intake.transfer.resume(self._house.now())
-            await self._write_state(intake)
+            await self._save(intake)
         self._show_state()
 
     def give_up(self) -> None:
@@ -616,8 +501,3 @@ class Download:
     def _note(self, what: str, source: Fetching) -> None:
         if self._house.activity.on:
             self._house.activity.note(what, None, self.job.name, f"from {source.link.name}")
-
-
-def _peer_of(source: Fetching) -> PeerInfo:
-    other = source.link.other
-    return PeerInfo(other.id, other.name, other.host, other.port)

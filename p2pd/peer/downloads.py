@@ -13,7 +13,8 @@ from twisted.logger import Logger
 
 from p2pd.errors import NotFoundError, P2PError, RefusedError, StorageError
 from p2pd.model import FileId, TransferId
-from p2pd.peer.download import Download, Household
+from p2pd.peer.download import Download
+from p2pd.peer.household import Household
 from p2pd.peer.serving import Upload
 from p2pd.share.partial import Job
 from p2pd.share.paths import canonical_name, is_hidden

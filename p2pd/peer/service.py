@@ -135,7 +135,10 @@ class PeerService(service.Service):
         path = config.control or Path(socket_path("peer", self._port))
         self._control = ControlService(self._reactor, os.fspath(path), self, "peer")
         await self._control.start()
-        log.info("{name}: {reach}", name=escape(self.label), reach=listening.reach)
+        # Only once signals are taken: who reads this line may send one.
+        self._reactor.callWhenRunning(
+            log.info, "{name}: {reach}", name=escape(self.label), reach=listening.reach
+        )
         await self.index.start()
         self._up = True
         for interval, tick in ((TICK, self._downloads.tick), (1.0, self.contacts.tick)):

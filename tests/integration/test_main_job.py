@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 
 import pytest
 
@@ -66,7 +65,7 @@ def test_names_with_spaces_unicode_and_folders(host: Host, name: str) -> None:
 
 
 def test_one_of_two_holders_killed_half_way(host: Host) -> None:
-    content = random.Random(1).randbytes(256 * 2**20)
+    content = os.urandom(256 * 2**20)
     manager = host.manager()
     first = host.peer("h1", "--activity", "off", manager=manager, files={"big": content})
     host.peer("h2", "--activity", "off", manager=manager, files={"big": content})

@@ -1,0 +1,111 @@
+"""Which content a `req` is about: the offers that came, the one chosen, and when they contradict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum, auto
+from typing import Any
+
+from p2pd.model import FileId, Manifest, Offer, PeerId, PeerInfo
+from p2pd.peer.fetching import Fetching
+from p2pd.peer.offers import Offers
+from p2pd.pieces import Bitfield
+
+ASK_AGAIN = 3
+"""Times that a peer is asked to offer at our piece size."""
+
+Offering = tuple[Fetching, Offer, Bitfield | None]
+
+
+class Verdict(Enum):
+    """What to do about an offer."""
+
+    USE = auto()
+    ASK_AGAIN = auto()
+    """Not yet a conflict: hashed at our piece size it may be the same content."""
+    CONFLICT = auto()
+    IGNORE = auto()
+
+
+def peer_of(source: Fetching) -> PeerInfo:
+    """Who is on the other side."""
+    other = source.link.other
+    return PeerInfo(other.id, other.name, other.host, other.port)
+
+
+class Choosing:
+    """``wanted``: the id that was asked for, or None. ``settled``: it was chosen in an earlier run."""
+
+    def __init__(self, offers: Offers, wanted: FileId | None, *, settled: bool) -> None:
+        self.offers = offers
+        self.wanted = wanted
+        self.pinned = wanted is not None
+        self._settled = settled
+        self._dimensions: tuple[int, int, FileId] | None = None
+        self._asked_again: Counter[PeerId] = Counter()
+        self.untrusted: set[PeerId] = set()
+        self.offering: dict[PeerId, Offering] = {}
+        """Of each peer what it offers now; other contents than the chosen one included."""
+
+    def judge(self, source: Fetching, offer: Offer, have: Bitfield | None, now: float) -> Verdict:
+        """An offer came; where it counts, it is remembered."""
+        peer = peer_of(source)
+        if peer.id in self.untrusted:
+            return Verdict.IGNORE
+        chosen = self.chosen()
+        if (
+            chosen is not None
+            and offer.file_id != chosen[2]
+            and offer.size == chosen[0]
+            and offer.piece_size != chosen[1]
+        ):
+            self._asked_again[peer.id] += 1
+            return Verdict.ASK_AGAIN if self._asked_again[peer.id] <= ASK_AGAIN else Verdict.IGNORE
+        late = self.offers.closed(now)
+        self.offers.have(peer.id, offer, now)
+        self.offering[peer.id] = (source, offer, have)
+        if self.pinned or self._settled or late or len(self.offers.by_id()) < 2:
+            return Verdict.USE if self.wanted in (None, offer.file_id) else Verdict.IGNORE
+        return Verdict.CONFLICT
+
+    def chosen(self) -> tuple[int, int, FileId] | None:
+        """Size, piece size and id of what is fetched or, before that is known, of the first fitting offer."""
+        if self._dimensions is not None:
+            return self._dimensions
+        for _, offer, _ in self.offering.values():
+            if self.wanted in (None, offer.file_id):
+                return offer.size, offer.piece_size, offer.file_id
+        return None
+
+    def choose(self, manifest: Manifest) -> None:
+        """This content it is."""
+        self.wanted = manifest.file_id
+        self._dimensions = (manifest.size, manifest.piece_size, manifest.file_id)
+
+    def holder(self, tried: set[PeerId]) -> tuple[PeerId, Fetching, Offer] | None:
+        """Somebody not yet tried who offers what is wanted."""
+        for peer, (source, offer, _) in self.offering.items():
+            if self.wanted in (None, offer.file_id) and peer not in tried and not source.ended:
+                return peer, source, offer
+        return None
+
+    def distrust(self, source: Fetching) -> None:
+        """It lied: nothing of it counts any more."""
+        peer = peer_of(source).id
+        self.untrusted.add(peer)
+        self.offers.not_have(peer)
+        self.forget(source)
+
+    def forget(self, source: Fetching) -> None:
+        """Its offer does not stand any more."""
+        for peer in [peer for peer, offering in self.offering.items() if offering[0] is source]:
+            del self.offering[peer]
+
+    def variants(self, mine: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """What a conflict lists, what is here (``mine``) included."""
+        rows = self.offers.variants()
+        for row in rows:
+            if mine is not None and row["id"] == mine["id"]:
+                row["holders"] += mine["holders"]
+                return rows
+        return rows + ([mine] if mine is not None else [])

@@ -1,0 +1,42 @@
+"""What all downloads of a peer share, as they see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from p2pd.peer.activity import Activity
+from p2pd.peer.contacts import Contacts
+from p2pd.peer.receiving import BufferPool
+from p2pd.share.index import ShareIndex
+from p2pd.share.partial import PartialStore
+from p2pd.share.paths import ShareRoot
+from p2pd.threads import InThread
+
+if TYPE_CHECKING:
+    from p2pd.peer.download import Download
+
+
+class Household(Protocol):
+    """What all downloads of a daemon share."""
+
+    root: ShareRoot
+    index: ShareIndex
+    store: PartialStore
+    contacts: Contacts
+    activity: Activity
+    pool: BufferPool
+    label: str
+    """This peer's own name."""
+
+    @property
+    def in_thread(self) -> InThread:
+        """Runs blocking work."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    def roster_known(self) -> bool:
+        """True once it is known who is here."""
+
+    def download_ended(self, download: Download) -> None:
+        """It is done, failed or cancelled."""
