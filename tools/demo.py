@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A demonstration on this machine: three peers hold a file, a fourth fetches it, one holder is killed half way.
+"""A demonstration: three peers hold a file, a fourth fetches it, one holder is killed half way.
 
 Starts a manager and four peers on free ports, everything in one temporary
 folder that is removed at the end. Exits 1 if anything was not as it should be,
@@ -31,6 +31,8 @@ NAME = "demo.bin"
 PATIENCE = 60.0
 """Seconds for any single step."""
 BIN = Path(sys.executable).parent
+CACHE = Path(__file__).parent.parent / "twisted" / "plugins" / "dropin.cache"
+"""Twisted writes it next to the plugins it finds."""
 
 
 class OffError(Exception):
@@ -42,16 +44,15 @@ class Daemon:
 
     def __init__(self, name: str, folder: Path, *options: str) -> None:
         self.name = name
-        self.control = folder / f"{name}.sock"
+        self.control = f"{name}.sock"
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
-        command = [str(BIN / "twistd"), "-n", *options, "--control", str(self.control)]
-        command += ["--state", str(folder / f"{name}.state")]
-        say("$ " + shlex.join(["twistd", "-n", *options]))
+        command = ["twistd", "-n", *options, "--control", self.control, "--state", f"{name}.state"]
+        say("$ " + shlex.join(command))
         # in a session of its own: Ctrl-C is for the demonstration, which then stops everything
         self.process = subprocess.Popen(
-            command,
+            [str(BIN / "twistd"), *command[1:]],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -128,7 +129,7 @@ def start_all(folder: Path, daemons: list[Daemon]) -> list[Daemon]:
     manager = Daemon("manager", folder, "p2pmanager", "--port", "0")
     daemons.append(manager)
     port = manager.wait_for(r"listening on .* port (\d+)")[1]
-    peers = []
+    peers: list[Daemon] = []
     for name in ("anna", "boris", "clara", "dora"):
         if name == "dora":
             for peer in peers:  # so that dora knows all of them from the start
@@ -140,14 +141,15 @@ def start_all(folder: Path, daemons: list[Daemon]) -> list[Daemon]:
     return peers
 
 
-def fetch(dora: Daemon, victim: Daemon) -> None:
+def fetch(folder: Path, dora: Daemon, victim: Daemon) -> None:
     """Ask for the file with `p2pctl req`; kill ``victim`` as soon as half of it has come."""
-    say(f"\n$ p2pctl --name dora req {NAME}")
-    asking = subprocess.Popen([str(BIN / "p2pctl"), "--socket", str(dora.control), "req", NAME])
+    command = ["--socket", dora.control, "req", NAME]
+    say("\n$ " + shlex.join(["p2pctl", *command]))
+    asking = subprocess.Popen([str(BIN / "p2pctl"), *command], cwd=folder)
     killed_at = None
     try:
         ended = os.pidfd_open(asking.pid)
-        with client.connect(str(dora.control)) as control:
+        with client.connect(str(folder / dora.control)) as control:
             while not select.select([ended], [], [], 0.01)[0] and killed_at is None:
                 rows = [event for event in control.ask(["transfers"], PATIENCE) if event["event"] == "item"]
                 came = max((row["bytes"] for row in rows if row["direction"] == "in"), default=0)
@@ -163,7 +165,7 @@ def fetch(dora: Daemon, victim: Daemon) -> None:
         raise OffError(f"p2pctl ended with status {status}")
     if killed_at is None or killed_at >= SIZE:
         raise OffError("the transfer had ended before a holder could be killed")
-    say(f"{victim.name} was killed (kill -9) when {100 * killed_at // SIZE}% had come; the others went on.\n")
+    say(f"{victim.name} was killed (kill -9) when {100 * killed_at // SIZE}% had come.\n")
 
 
 def run(folder: Path, daemons: list[Daemon]) -> None:
@@ -177,19 +179,16 @@ def run(folder: Path, daemons: list[Daemon]) -> None:
         shutil.copyfile(original, folder / name / NAME)
     *holders, dora = start_all(folder, daemons)
     say("\nboris will be killed half way.")
-    fetch(dora, holders[1])
+    fetch(folder, dora, holders[1])
     digests = [sha256(original), sha256(folder / "dora" / NAME)]
     say(f"sha256 of anna's file: {digests[0]}\nsha256 of dora's file: {digests[1]}")
     if digests[0] != digests[1]:
         raise OffError("the files differ")
     say("They are the same.\n")
     for peer in (holders[0], holders[2], dora):
-        say(f"$ p2pctl --name {peer.name} left_peer")
-        subprocess.run(
-            [str(BIN / "p2pctl"), "--quiet", "--socket", str(peer.control), "left_peer"],
-            check=True,
-            timeout=PATIENCE,
-        )
+        command = ["--socket", peer.control, "left_peer"]
+        say("$ " + shlex.join(["p2pctl", *command]))
+        subprocess.run([str(BIN / "p2pctl"), *command], cwd=folder, check=True, timeout=PATIENCE)
         peer.check_end()
     daemons[0].stop()
 
@@ -202,6 +201,7 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+    cached = CACHE.exists()
     folder = Path(tempfile.mkdtemp(prefix="p2pd-demo-"))
     daemons: list[Daemon] = []
     try:
@@ -224,6 +224,8 @@ def main() -> int:
         for daemon in daemons:
             daemon.kill()
         shutil.rmtree(folder, ignore_errors=True)
+        if not cached:
+            CACHE.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class Reporter:
         self._bars: Bars | None = None
         self._last = (-_STEP, float("-inf"))
         self._sources: tuple[str, ...] = ()
+        self._lonely = False
 
     def event(self, event: dict[str, Any]) -> None:
         """Show one event; unknown ones are passed over."""
@@ -36,7 +37,9 @@ class Reporter:
             names = tuple(escape(str(source.get("name"))) for source in event.get("sources") or [])
             if names != self._sources:
                 self._sources = names
-                self._say(f"from {', '.join(names)}" if names else "no source at the moment")
+                self._lonely = not names
+                if names:
+                    self._say(f"from {', '.join(names)}")
         elif kind == "note":
             self._say(escape(str(event.get("message"))))
         elif kind == "progress":
@@ -57,6 +60,10 @@ class Reporter:
             print(text, file=sys.stderr, flush=True)
 
     def _progress(self, event: dict[str, Any]) -> None:
+        if self._lonely:
+            self._lonely = False
+            if event.get("bytes") != event.get("size"):  # else nobody is needed any more
+                self._say("no source at the moment")
         if self._draws:
             if self._bars is None:
                 from p2pd.cli.drawing import Bars

@@ -34,6 +34,15 @@ def size(count: object) -> str:
     return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
+def piece_size(count: object) -> str:
+    """The size of a piece, mostly a power of two: ``128 KiB``."""
+    if isinstance(count, int) and count > 0:
+        for shift, unit in ((20, "MiB"), (10, "KiB")):
+            if count % (1 << shift) == 0:
+                return f"{count >> shift} {unit}"
+    return size(count)
+
+
 def rate(per_second: object) -> str:
     """Bytes per second with a unit."""
     return f"{size(per_second)}/s" if per_second else "-"
@@ -97,7 +106,7 @@ LISTINGS: dict[str, tuple[Column, ...]] = {
     "pieces": (
         Column("NAME", _text("name")),
         Column("SIZE", _size("size"), right=True),
-        Column("PIECE", _size("piece_size"), right=True),
+        Column("PIECE", lambda row: piece_size(row.get("piece_size")), right=True),
         Column("HELD", lambda row: f"{row.get('held')}/{row.get('count')}", right=True),
         Column("PIECES", _text("pieces")),
         Column("ID", _text("id"), shrinks=True),

@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` shows what p2pd does, `make test` runs every test.
+# Both make their own virtual environment in .venv.
+
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+
+# Compiled files go into .venv too: `make demo` leaves nothing else behind.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
+
+.PHONY: demo test lint types clean
+
+demo: .venv/run-time.stamp
+	@$(BIN)/python tools/demo.py
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/test.stamp
+	$(BIN)/mypy
+	$(BIN)/mypy tools
+
+clean:
+	rm -rf .venv build dist p2pd.egg-info .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+
+.venv/run-time.stamp: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@rm -rf p2pd.egg-info
+	@touch $@
+
+.venv/test.stamp: .venv/run-time.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@rm -rf p2pd.egg-info
+	@touch $@
