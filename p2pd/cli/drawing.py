@@ -62,6 +62,8 @@ class Bars:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+        # room for the "^C" that a terminal echoes: it would begin a new line, and the bars be drawn twice
+        self._console.width = max(self._console.width - 3, 1)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -92,8 +94,8 @@ class Bars:
                 shown = escape(name)
                 shown = shown if len(shown) <= _NAME_WIDTH else shown[: _NAME_WIDTH - 1] + "…"
                 self._sources[name] = self._progress.add_task(shown, total=None)
-            self._set(self._sources[name], source, whole, "")
-        self._set(self._total, event, whole, seconds(event.get("eta") or _left(event)))
+            self._set(self._sources[name], source, whole)
+        self._set(self._total, event, whole, of=f" of {size(whole)}", left=seconds(_left(event)))
         self._progress.refresh()
 
     def finish(self, done: dict[str, Any]) -> None:
@@ -108,11 +110,13 @@ class Bars:
         if self._total is not None:
             self._progress.stop()
 
-    def _set(self, task: TaskID, row: dict[str, Any], whole: int | None, left: str) -> None:
+    def _set(
+        self, task: TaskID, row: dict[str, Any], whole: int | None, *, of: str = "", left: str = ""
+    ) -> None:
         got = row.get("bytes")
         got = got if isinstance(got, int) else 0
         self._progress.update(
-            task, total=whole, completed=got, amount=size(got), rate=rate(row.get("rate")), left=left
+            task, total=whole, completed=got, amount=size(got) + of, rate=rate(row.get("rate")), left=left
         )
 
 

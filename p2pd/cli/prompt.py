@@ -55,7 +55,7 @@ def _run(here: Options, line: str) -> bool:
         if words[0] == "help":
             args = commands.parse(words)
             text = commands.help_text(args.about)
-            print(text if args.about else f"{text.partition(chr(10) * 2)[0]}\n  q{'':14}End this prompt.")
+            print(text if args.about else f"{text.partition(chr(10) * 2)[0]}\n  {'q':<14}  End this prompt.")
             return False
         return main.run(here, words) == 0 and words[0] == "left_peer"
     except P2PError as error:
