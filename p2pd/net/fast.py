@@ -2,14 +2,14 @@
 
 Twisted's own `doRead` and `doWrite` copy every byte several times. Here `doWrite`
 flushes the transport's buffer through the original, then sends the protocol's
-current :class:`FileSlice` by os.sendfile on the same descriptor; `doRead`
-receives straight into the memory that the protocol names. Everything else
-(closing, producers, TLS being absent) is Twisted's.
+current :class:`FileSlice` by os.sendfile on the same descriptor; what is written
+meanwhile waits in the buffer for the slice's end. `doRead` receives straight into
+the memory that the protocol names. Everything else (closing, producers, TLS being
+absent) is Twisted's.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from typing import Any, Protocol
@@ -62,6 +62,7 @@ class _Fast(tcp.Connection):
 
     protocol: Any
     _slice: FileSlice | None = None
+    _header = b""  # what of the slice's header is still to be sent
     _reading_wanted = True
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
@@ -87,37 +88,47 @@ class _Fast(tcp.Connection):
         return self._slice is not None or self.unsent > 0
 
     def writeSomeData(self, data: bytes) -> Any:
-        """As the original; a header is told to wait for the data behind it."""
-        if self._slice is None or self.disconnecting:
-            sent = super().writeSomeData(data)
-        else:
-            try:
-                sent = self.socket.send(data[:131072], socket.MSG_MORE)
-            except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.ENOBUFS):
-                    return 0
-                return main.CONNECTION_LOST
+        """As the original, counted."""
+        sent = super().writeSomeData(data)
         if isinstance(sent, int):
             self.sent_bytes += sent
         return sent
 
     def doWrite(self) -> Any:
-        """Messages first, then slices, until the socket is full or the turn is over."""
+        """Messages first, then a slice whole, until the socket is full or the turn is over.
+
+        A slice begun is finished even when the connection is to be closed: a message, the
+        last one too, must not be taken for part of its body.
+        """
         budget = TURN
         while True:
-            if self.unsent or self.disconnecting:
-                lost = super().doWrite()
-                if lost is not None:
-                    return lost
-                if self.unsent or self.disconnecting or self.disconnected:
-                    return None
             if self._slice is None:
-                made = self.protocol.next_slice() if not self.disconnecting else None
-                if made is None:
+                if self.unsent or self.disconnecting:
+                    lost = super().doWrite()
+                    if lost is not None:
+                        return lost
+                    if self.unsent or self.disconnecting or self.disconnected:
+                        return None
+                made = self.protocol.next_slice()
+                if made is not None:
+                    self._header, self._slice = made
+                elif not self.unsent:
                     # Lets the original stop writing, and wake a producer or half-close.
-                    return super().doWrite() if not self.unsent else None
-                header, self._slice = made
-                self.write(header)
+                    return super().doWrite()
+                else:
+                    return None
+                continue
+            if self._header:
+                try:
+                    # It waits in the kernel for the data behind it.
+                    sent = self.socket.send(self._header, socket.MSG_MORE)
+                except (BlockingIOError, InterruptedError):
+                    self.startWriting()
+                    return None
+                except OSError:
+                    return main.CONNECTION_LOST
+                self.sent_bytes += sent
+                self._header = self._header[sent:]
                 continue
             piece = self._slice
             try:
@@ -143,7 +154,7 @@ class _Fast(tcp.Connection):
 
     def _slice_failed(self, reason: str) -> None:
         # What the header promised cannot be sent, so nothing can follow on this connection.
-        self._slice = None
+        self._slice, self._header = None, b""
         self.protocol.slice_failed(reason)
         self.abortConnection()
 
