@@ -453,10 +453,8 @@ class Download:
             file=escape(self.job.target), size=manifest.size, seconds=seconds,
             sources=", ".join(f"{escape(each.name)} ({each.bytes})" for each in sources) or "this share",
         )  # fmt: skip
-        waiters = self._waiters
-        self._waiters = Waiters()
-        self._end("done", None)
-        waiters.release(
+        self._end(
+            "done",
             {
                 "name": self.job.target,
                 "path": self._house.root.path_of(self.job.target),
@@ -464,25 +462,25 @@ class Download:
                 "id": manifest.file_id,
                 "seconds": seconds,
                 "sources": [{"name": each.name, "bytes": each.bytes} for each in sources],
-            }
+            },
         )
 
     def _fail(self, error: P2PError) -> None:
         log.info("{file}: {why}", file=escape(self.job.name), why=error.message)
         self._end("failed", error)
 
-    def _end(self, state: State, error: P2PError | None) -> None:
+    def _end(self, state: State, outcome: P2PError | dict[str, Any]) -> None:
         if self.ended_at is not None:
             return
-        self.state, self.error = state, error
+        self.state = state
+        self.error = outcome if isinstance(outcome, P2PError) else None
         self.ended_at = self._house.now()
         self._asking.stop()
         if self._intake is not None:
             self._intake.drop_all()
             self._intake.file.close()
         self._spawn(self._discard())
-        if error is not None:
-            self._waiters.release(error)
+        self._waiters.end(outcome)
         self._house.download_ended(self)
 
     async def _discard(self) -> None:

@@ -75,7 +75,7 @@ class Downloads:
         job = Job(
             transfer=new_transfer_id(), name=name, output=output,
             file_id=FileId(args.id) if args.id else None, sha256=args.sha256, replace=args.replace,
-            sources=tuple(source for group in args.from_ for source in group), paused=False,
+            sources=tuple(args.from_), paused=False,
             size=None, piece_size=None, created=int(time.time()),
         )  # fmt: skip
         for other in self._live.values():

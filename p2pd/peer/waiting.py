@@ -32,6 +32,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._all: list[Waiter] = []
+        self._outcome: P2PError | dict[str, Any] | None = None
         self._sources: list[dict[str, Any]] = []
         self._rate = 0.0
         self._measured: tuple[float, int] | None = None
@@ -40,6 +41,8 @@ class Waiters:
         """A client begins to wait."""
         waiter = Waiter(emit, timeout, now, Deferred())
         self._all.append(waiter)
+        if self._outcome is not None:
+            self._release(waiter, self._outcome)
         self._sources = []  # so that it is told them, too
         return waiter
 
@@ -52,6 +55,11 @@ class Waiters:
         """Everybody is told the outcome."""
         for waiter in list(self._all):
             self._release(waiter, outcome)
+
+    def end(self, outcome: P2PError | dict[str, Any]) -> None:
+        """The transfer ended so: everybody is told, also who comes later."""
+        self._outcome = outcome
+        self.release(outcome)
 
     def release_late(self, sourceless: float, now: float, error: Callable[[], P2PError]) -> None:
         """Those are released whose time without a source, since ``sourceless``, is over."""

@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ class Daemon:
         """One line to the control socket; all its answers."""
         return Result(list(self.events(line, patience)))
 
-    def events(self, line: str, patience: float = PATIENCE) -> Iterator[dict[str, Any]]:
+    def events(self, line: str, patience: float = PATIENCE) -> Generator[dict[str, Any], None, None]:
         """The answers one by one."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(patience)
@@ -156,6 +157,19 @@ class Daemon:
                 if event["event"] in ("done", "failed"):
                     return
             raise AssertionError(f"{line}: the daemon closed the connection\n{self.console.text()}")
+
+    def begin(self, line: str, patience: float = PATIENCE) -> Future[Result]:
+        """:meth:`ask`, in a thread of its own; its result is to be asked for."""
+        future: Future[Result] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self.ask(line, patience))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        return future
 
     def status(self) -> dict[str, Any]:
         return self.ask("status").done
@@ -220,16 +234,17 @@ class Host:
     def on_close(self, closer: Callable[[], None]) -> None:
         self._closers.append(closer)
 
-    def manager(self, *args: str, wait: bool = True) -> Daemon:
+    def manager(self, *args: str, wait: bool = True, prefix: Sequence[str] = ()) -> Daemon:
         if "--port" not in args:
             args = ("--port", "0", *args)
-        daemon = Daemon(self, "p2pmanager", args, wait=wait)
+        daemon = Daemon(self, "p2pmanager", args, wait=wait, prefix=prefix)
         self.daemons.append(daemon)
         return daemon
 
     def peer(
-        self, name: str, *args: str, manager: Daemon | int | None = None,
-        files: dict[str, bytes] | None = None, wait: bool = True, prefix: Sequence[str] = (), env: dict[str, str] | None = None,
+        self, name: str, *args: str, manager: Daemon | str | None = None,
+        files: dict[str, bytes] | None = None, wait: bool = True, prefix: Sequence[str] = (),
+        env: dict[str, str] | None = None,
     ) -> Daemon:  # fmt: skip
         """A peer that shares ``name/``; with ``files`` it is awaited until they are hashed."""
         share = self.folder / name
@@ -240,8 +255,8 @@ class Host:
         if "--port" not in args:
             more += ["--port", "0"]
         if isinstance(manager, Daemon):
-            manager = manager.port
-        more += ["--manager", f"127.0.0.1:{manager}"] if manager else ["--no-manager"]
+            manager = f"127.0.0.1:{manager.port}"
+        more += ["--manager", manager] if manager else ["--no-manager"]
         daemon = Daemon(self, "p2ppeer", [*more, *args], wait=wait, prefix=prefix, env=env)
         daemon.share = share
         self.daemons.append(daemon)
