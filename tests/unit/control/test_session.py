@@ -48,7 +48,6 @@ async def test_clients_do_not_wait_for_each_other(rig: Rig) -> None:
     assert await quick.event() == {"event": "done", "version": __version__, "role": "peer"}
 
 
-@pytest.mark.fault(6)
 @async_test
 async def test_half_close_ends_after_the_answers(rig: Rig) -> None:
     await rig.serve()
@@ -86,7 +85,6 @@ async def test_who_goes_away_while_held_back_is_noticed(rig: Rig) -> None:
     await rig.handlers.until(lambda: rig.handlers.cancelled == ["a"])
 
 
-@pytest.mark.fault(8, 16)
 @async_test
 async def test_wrong_lines_do_not_end_the_connection(rig: Rig) -> None:
     await rig.serve()
@@ -129,7 +127,6 @@ async def test_errors_have_codes_and_no_tracebacks(rig: Rig) -> None:
     assert (await client.event())["event"] == "done"
 
 
-@pytest.mark.fault(1)
 @pytest.mark.parametrize("extra", [0, 1])
 @async_test
 async def test_the_longest_line(rig: Rig, extra: int) -> None:
@@ -141,7 +138,6 @@ async def test_the_longest_line(rig: Rig, extra: int) -> None:
     assert ("longer" in events[0]["message"]) == bool(extra)
 
 
-@pytest.mark.fault(1)
 @async_test
 async def test_a_line_without_end_takes_no_memory(rig: Rig) -> None:
     await rig.serve()
@@ -170,7 +166,6 @@ async def test_a_line_without_end_takes_no_memory(rig: Rig) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
 
 
-@pytest.mark.fault(10)
 @async_test
 async def test_many_quick_lines_leave_room_for_others(rig: Rig) -> None:
     await rig.serve()
@@ -193,7 +188,6 @@ async def test_rows_come_as_fast_as_they_are_read(rig: Rig) -> None:
     assert [event["event"] for event in events[-3:]] == ["item", "done", "done"]
 
 
-@pytest.mark.fault(11)
 @async_test
 async def test_who_never_reads_is_cut_off(rig: Rig) -> None:
     await rig.serve(Limits(unread=500_000))
@@ -209,7 +203,6 @@ async def test_who_never_reads_is_cut_off(rig: Rig) -> None:
     assert len(await client.rest()) < 2000
 
 
-@pytest.mark.fault(11)
 @async_test
 async def test_who_reads_nothing_for_long_is_cut_off(rig: Rig) -> None:
     await rig.serve(Limits(stall=0.2))
