@@ -24,6 +24,7 @@ class Verdict(Enum):
     ASK_AGAIN = auto()
     """Not yet a conflict: hashed at our piece size it may be the same content."""
     CONFLICT = auto()
+    """Another content than that of an offer before: nothing can be used before all have answered."""
     IGNORE = auto()
 
 
@@ -64,9 +65,14 @@ class Choosing:
         late = self.offers.closed(now)
         self.offers.have(peer.id, offer, now)
         self.offering[peer.id] = (source, offer, have)
-        if self.pinned or self._settled or late or len(self.offers.by_id()) < 2:
+        if late or not self.contested:
             return Verdict.USE if self.wanted in (None, offer.file_id) else Verdict.IGNORE
         return Verdict.CONFLICT
+
+    @property
+    def contested(self) -> bool:
+        """True where the offers are of several contents, and nobody said which one."""
+        return not (self.pinned or self._settled) and len(self.offers.by_id()) > 1
 
     def chosen(self) -> tuple[int, int, FileId] | None:
         """Size, piece size and id of what is fetched or, before that is known, of the first fitting offer."""

@@ -93,11 +93,12 @@ class Download:
         StorageError where the share cannot be written.
         """
         if not self._resumed:
-            job = self.job
-            await self._house.in_thread(lambda: self._house.store.save_job(job))
             if not self.job.replace:
                 self._local = await self._house.index.find(self.job.target)
-            if self._local is not None and self._choosing.pinned:
+            if self._local is None:
+                job = self.job
+                await self._house.in_thread(lambda: self._house.store.save_job(job))
+            elif self._choosing.pinned:
                 await self._look_here(pinned_content(self._house, self.job, self._local))
         elif manifest is not None and held is not None:
             self._checking = True
@@ -143,8 +144,7 @@ class Download:
             intake.transfer.tick(now)
             self._waiters.measure(intake.transfer.bytes_held, now)
         if not self._compared and self._offers.closed(now):
-            self._compared = True
-            self._spawn(self._offers_closed())
+            self._close_offers()
         self.complete()
         if not self.job.paused and self._keeper.try_now(now):
             self._spawn(self._try_storage())
@@ -185,11 +185,10 @@ class Download:
             chosen = self._choosing.chosen()
             assert chosen is not None
             self._asking.ask_again(source, chosen[1])
-        elif verdict is Verdict.CONFLICT:
-            self._conflict(f"{escape(self.job.name)} stands for different contents: choose one with --id")
         elif verdict is Verdict.USE and (self._local is None or self._compared):
             self._begin_with(source, offer, have)
-        # What is here already is compared first, when the offers are closed.
+        # What is here already is compared first, when the offers are closed; and a conflict is
+        # told then, because whoever is to choose wants to see all contents and all their holders.
 
     def _begin_with(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
         if self._intake is not None:
@@ -228,6 +227,14 @@ class Download:
         finally:
             self._beginning = False
 
+    def _close_offers(self) -> None:
+        self._compared = True
+        if self._choosing.contested:
+            text = f"{escape(self.job.name)} stands for different contents: choose one with --id"
+            self._fail(ConflictError(text, variants=self._choosing.variants()))
+        else:
+            self._spawn(self._offers_closed())
+
     async def _offers_closed(self) -> None:
         """Everybody has answered: is it here already, nowhere, or may it get its name?"""
         if self._local is not None:
@@ -252,9 +259,6 @@ class Download:
         else:
             if manifest is not None and self.ended_at is None:
                 self._succeed(manifest)
-
-    def _conflict(self, text: str, mine: dict[str, Any] | None = None) -> None:
-        self._fail(ConflictError(text, variants=self._choosing.variants(mine)))
 
     # Sources
 
@@ -293,9 +297,12 @@ class Download:
         intake = self._intake
         if intake is None or not intake.transfer.done or self._finishing or self.ended_at is not None:
             return
-        if self._keeper.in_trouble or not (self._compared or self._offers.closed(self._house.now())):
+        if self._keeper.in_trouble:
             return
-        self._compared = True
+        if not self._compared and self._offers.closed(self._house.now()):
+            self._close_offers()
+        if not self._compared or self.state == "failed":
+            return
         self._finishing = True
         self.state = "verifying"
         self._spawn(self._finish(intake))
