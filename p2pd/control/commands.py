@@ -108,7 +108,11 @@ COMMANDS: dict[str, Command] = {
                 ),
             ),
         ),
-        Command("left_peer", "Leave the network and stop the daemon; unfinished transfers go on next time."),
+        Command(
+            "left_peer",
+            "Leave the network and stop the daemon; what is unfinished goes on next time.",
+            roles=_BOTH,
+        ),
         Command("peers", "List the other active peers.", roles=_BOTH, listing=True),
         Command("files", "List what this peer shares.", listing=True),
         Command("transfers", "List what comes and goes; ended ones for an hour.", listing=True),

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, ensureDeferred
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, RefusedError
 from p2pd.model import PeerId, PeerInfo
@@ -53,7 +54,7 @@ class Contacts(protocol.Factory):
         self._changed = changed
         self._all: set[Conversation] = set()
         self._by_peer: dict[PeerId, list[Conversation]] = {}
-        self._dialling: dict[PeerId, Deferred[Conversation]] = {}
+        self._dialling: dict[PeerId, list[Deferred[Conversation]]] = {}
         self._slots = DeferredSemaphore(DIALS)
         self._emptied: list[Deferred[None]] = []
         self._stopped = False
@@ -137,24 +138,16 @@ class Contacts(protocol.Factory):
             waited: Deferred[Conversation] = Deferred()
             waited.callback(known)
             return waited
-        under_way = self._dialling.get(peer.id)
-        if under_way is None:
-            under_way = ensureDeferred(self._dial(peer))
-            self._dialling[peer.id] = under_way
-            under_way.addBoth(self._dialled, peer.id)
-        shared: Deferred[Conversation] = Deferred()
+        answer: Deferred[Conversation] = Deferred()
+        waiting = self._dialling.setdefault(peer.id, [])
+        waiting.append(answer)
+        if len(waiting) == 1:
+            ensureDeferred(self._dial(peer)).addBoth(self._dialled, peer.id)
+        return answer
 
-        def pass_on(result: Any) -> Any:
-            if not shared.called:
-                shared.callback(result)
-            return None if not isinstance(result, Conversation) else result
-
-        under_way.addBoth(pass_on)
-        return shared
-
-    def _dialled(self, result: Any, peer: PeerId) -> Any:
-        self._dialling.pop(peer, None)
-        return result
+    def _dialled(self, result: Conversation | Failure, peer: PeerId) -> None:
+        for each in self._dialling.pop(peer):
+            each.callback(result)  # a Failure is an errback
 
     async def _dial(self, peer: PeerInfo) -> Conversation:
         await self._slots.acquire()

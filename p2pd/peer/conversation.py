@@ -250,8 +250,8 @@ class Conversation(protocol.Protocol):
         return f"{address.host}:{address.port}" if address is not None else "a peer"
 
     def send(self, message: m.Message, body: bytes = b"") -> None:
-        """Send a message and its body."""
-        if self.lost:
+        """Send a message and its body; nothing once it closes: `error` and `left_peer` are the last."""
+        if self.lost or self._closing:
             return
         self.transport.write(encode(message) + body)
         if self.transport.unsent > MAX_UNSENT + len(body):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from p2pd.errors import NotFoundError, P2PError, RefusedError, StorageError
@@ -49,13 +50,19 @@ class Downloads:
         self._house = house
         self._live: dict[TransferId, Download] = {}
         self._ended: deque[tuple[float, TransferStatus]] = deque(maxlen=MAX_ENDED)
-        self._stopped = False
+        self._loaded: Deferred[None] = Deferred()
 
     async def load(self) -> list[str]:
         """Go on with what an earlier run left; gives sentences about what was damaged."""
-        for job, manifest, held in await self._house.in_thread(self._house.store.load):
+        loaded = await self._house.in_thread(self._house.store.load)
+        begun = []
+        for job, manifest, held in loaded:
             download = Download(self._house, job, resumed=True)
             self._live[download.id] = download
+            begun.append((download, manifest, held))
+        # Known before anything is asked for: a req for one of them joins it.
+        self._loaded.callback(None)
+        for download, manifest, held in begun:
             try:
                 await download.start(manifest, held)
             except StorageError as error:
@@ -78,6 +85,10 @@ class Downloads:
             sources=tuple(args.from_), paused=False,
             size=None, piece_size=None, created=int(time.time()),
         )  # fmt: skip
+        if not self._loaded.called:
+            waited: Deferred[None] = Deferred()
+            self._loaded.chainDeferred(waited)
+            await waited
         for other in self._live.values():
             if other.job.target == output:
                 return _join(other, job)

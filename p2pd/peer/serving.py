@@ -48,6 +48,8 @@ class Upload:
     began: float
     last: float
     want: int = 0
+    declined: bool = False
+    """It had nothing to ask for just now, and may say `want` again."""
     open: dict[int, _Range | None] = attrs.Factory(dict)  # grant -> its range, once named
     bytes: int = 0
     rate: float = 0.0
@@ -139,9 +141,10 @@ class Serving:
             except P2PError as error:
                 self._link.send(m.Gone(file_id, error.message[:300]))
                 return
-        upload.want = want.count
+        upload.want, upload.declined = want.count, False
         upload.last = self._shop.now()
         self._issue(upload)
+        self._close_unwanted(upload)
 
     def _open(self, file_id: FileId) -> Upload:
         index = self._shop.index
@@ -166,7 +169,7 @@ class Serving:
         upload = self._grants.get(decline.grant)
         if upload is not None and upload.open[decline.grant] is None:
             # It has nothing to ask for: no further grants until it says `want` again.
-            upload.want = 0
+            upload.want, upload.declined = 0, True
             self._finish(upload, decline.grant)
 
     def _finish(self, upload: Upload, grant: int) -> None:
@@ -208,9 +211,7 @@ class Serving:
 
     def _gone(self, upload: Upload, why: str) -> None:
         self._queue = deque(item for item in self._queue if item.upload is not upload)
-        for grant in list(upload.open):
-            self._grants.pop(grant, None)
-        upload.open.clear()
+        self._drop_grants(upload)
         self._link.send(m.Gone(upload.file_id, why))
         self._close(upload)
 
@@ -265,6 +266,18 @@ class Serving:
             self._finish(upload, asked.grant)
             self._shop.activity.note("sent", asked.run, upload.entry.name, f"to {self._link.name}")
             self._issue(upload)
+            self._close_unwanted(upload)
+
+    def _close_unwanted(self, upload: Upload) -> None:
+        """The other side said that it wants no more of it, and has all that it named."""
+        if not upload.want and not upload.declined and not any(upload.open.values()):
+            self._drop_grants(upload)
+            self._close(upload)
+
+    def _drop_grants(self, upload: Upload) -> None:
+        for grant in upload.open:
+            self._grants.pop(grant, None)
+        upload.open.clear()
 
     def _measure(self, length: int, now: float) -> None:
         self._sent += length
@@ -324,8 +337,7 @@ class Serving:
         for upload in list(self.uploads.values()):
             unused = all(asked is None for asked in upload.open.values())
             if unused and now - upload.last > KEEP_OPEN:
-                for grant in upload.open:
-                    self._grants.pop(grant, None)
+                self._drop_grants(upload)
                 self._close(upload)
 
     def end(self) -> None:

@@ -282,6 +282,22 @@ def test_a_full_peer_says_so(host: Host) -> None:
         assert isinstance(first.req("x"), m.NotHave)
 
 
+def test_both_sides_list_a_transfer_as_done(host: Host) -> None:
+    manager = host.manager()
+    holder = host.peer("holder", manager=manager, files={"f": CONTENT})
+    peer = host.peer("rx", manager=manager)
+    peer.wait_peers(1)
+    peer.ask("req f").done  # noqa: B018
+    (row,) = peer.ask("transfers").items
+    assert (row["direction"], row["state"], row["bytes"], row["size"]) == ("in", "done", 300_000, 300_000)
+    assert row["sources"][0]["name"] == "holder"
+    wait_until(
+        lambda: [row["state"] for row in holder.ask("transfers").items] == ["done"], "it is done there"
+    )
+    (row,) = holder.ask("transfers").items
+    assert (row["direction"], row["bytes"], row["sources"][0]["name"]) == ("out", 300_000, "rx")
+
+
 def test_left_peer_removes_the_socket_and_leaves_the_list(host: Host) -> None:
     manager = host.manager()
     peer = host.peer("rx", manager=manager)

@@ -1,0 +1,48 @@
+"""Reaching others: one dial for all who ask, and all of them hear how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from p2pd.errors import RefusedError
+from p2pd.model import PeerId, PeerInfo
+from p2pd.peer import contacts as module
+from p2pd.peer.contacts import Contacts
+from p2pd.wire import messages as m
+
+OTHER = PeerInfo(PeerId("b" * 32), "other", "127.0.0.1", 7002)
+
+
+class _NoServing:
+    def handlers(self) -> dict[Any, Any]:
+        return {}
+
+
+def test_everybody_who_waits_for_a_dial_hears_that_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    dials: list[Deferred[Any]] = []
+
+    def dial(*_: Any) -> Deferred[Any]:
+        dials.append(Deferred())
+        return dials[-1]
+
+    monkeypatch.setattr(module, "dial", dial)
+    made = Contacts(
+        Clock(), maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
+        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None,
+    )  # fmt: skip
+    heard: list[Any] = []
+    for _ in range(3):
+        made.reach(OTHER).addBoth(heard.append)
+    assert len(dials) == 1
+    dials[0].errback(Failure(Refused()))
+    assert [type(each.value) for each in heard] == [RefusedError] * 3
+    made.reach(OTHER).addBoth(heard.append)
+    assert len(dials) == 2
+    dials[1].errback(Failure(Refused()))
+    assert len(heard) == 4
