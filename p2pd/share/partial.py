@@ -8,6 +8,8 @@ to disk, and only then the job's own files are removed, the state first.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import stat
@@ -15,7 +17,7 @@ import threading
 
 import attrs
 
-from p2pd.errors import NotFoundError, StorageError
+from p2pd.errors import NotFoundError, RefusedError, StorageError
 from p2pd.model import Manifest, TransferId
 from p2pd.pieces import MAX_PIECES, Bitfield, format_runs, parse_runs
 from p2pd.share.job import Job, Stored, dump_job, parse_job
@@ -62,6 +64,9 @@ class PartialStore:
             try:
                 fd = self._folder(create=False)
             except NotFoundError:
+                return []
+            except RefusedError as error:
+                self.problems.append(f"{error}.")
                 return []
             try:
                 names = sorted(os.listdir(fd))
@@ -162,6 +167,7 @@ class PartialStore:
                 if create or os.path.lexists(f"{self.root.path}/{FOLDER}"):
                     raise StorageError(f"{FOLDER} in the share is no folder") from None
                 raise
+            self._lock_folder()
             if create:
                 with contextlib.suppress(OSError):
                     fd = self.root.open_folder(b"")
@@ -170,6 +176,16 @@ class PartialStore:
                     finally:
                         os.close(fd)
         return self._fd
+
+    def _lock_folder(self) -> None:
+        """RefusedError where another daemon shares this folder and fetches into it: they would mix."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                return  # a file system without locks
+            self.close()
+            raise RefusedError(f"another daemon fetches into {self.root.path}") from None
 
     def _check_room(self, folder: int, part: str, target: str, size: int) -> None:
         try:

@@ -8,7 +8,7 @@ import os
 import stat
 import unicodedata
 
-from p2pd.errors import ConflictError, NotFoundError, P2PError, StorageError, UsageError
+from p2pd.errors import ConflictError, NotFoundError, P2PError, RefusedError, StorageError, UsageError
 from p2pd.share import syscalls
 
 MAX_COMPONENT = 255
@@ -107,6 +107,7 @@ class ShareRoot:
         self.path = path
         self.fd = fd
         self.openat2 = self._kernel_has_openat2() if openat2 is None else openat2
+        self._own: bytes | None = None
 
     @classmethod
     def open(cls, path: str, create: bool = True, *, openat2: bool | None = None) -> ShareRoot:
@@ -124,6 +125,20 @@ class ShareRoot:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def hide(self, folder: str) -> None:
+        """Keep ``folder``, which holds the daemon's own secrets, out of the share where it lies in it.
+
+        RefusedError where it is the share itself.
+        """
+        own, top = os.path.realpath(folder), os.path.realpath(self.path)
+        if own == top:
+            raise RefusedError(f"the state folder {own} may not be the share; give another one by --state")
+        if os.path.commonpath([own, top]) == top:
+            self._own = os.fsencode(os.path.relpath(own, top))
+
+    def _is_own(self, rel: bytes) -> bool:
+        return self._own is not None and (rel + b"/").startswith(self._own + b"/")
 
     def path_of(self, name: str) -> str:
         """The absolute path of ``name``, for people and for other programs only."""
@@ -182,6 +197,8 @@ class ShareRoot:
 
         ConflictError where something that is no folder, a link too, is in the way.
         """
+        if self._is_own(rel_folder):
+            raise ConflictError(f"{os.fsdecode(rel_folder)} is the daemon's own folder")
         fd = self.open_folder(b"")
         for component in _components(rel_folder) if rel_folder else []:
             try:
@@ -236,6 +253,8 @@ class ShareRoot:
 
     def _open(self, rel: bytes, flags: int) -> int:
         parts = _components(rel)
+        if self._is_own(rel):
+            raise NotFoundError("no such file in the share")
         try:
             return syscalls.openat2(self.fd, rel, flags) if self.openat2 else self._walk(parts, flags)
         except OSError as error:
