@@ -34,7 +34,7 @@ class _Asked:
 class Asking:
     """See the module. ``allowed`` says who is asked; ``offered`` is told each `have`.
 
-    ``left`` is told when a conversation that was asked on is over.
+    ``left`` is told when a conversation that was asked on is over, ``answered`` of every other answer.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Asking:
         allowed: Callable[[PeerInfo], bool],
         offered: Callable[[Fetching, Offer, Bitfield | None], None],
         left: Callable[[Fetching], None],
+        answered: Callable[[], None],
     ) -> None:
         self._name = name
         self._contacts = contacts
@@ -53,6 +54,7 @@ class Asking:
         self._allowed = allowed
         self._offered = offered
         self._left = left
+        self._answered = answered
         self._asked: dict[PeerId, _Asked] = {}
         self._stopped = False
 
@@ -94,6 +96,7 @@ class Asking:
             asked.dialling = None
             self._offers.unreachable(asked.info.id)
             self._retry(asked)
+            self._answered()
 
         dialling.addCallbacks(reached, failed)
 
@@ -132,6 +135,7 @@ class Asking:
         asked = self._of(source)
         if asked is not None:
             self._offers.not_have(asked.info.id)
+            self._answered()
 
     def hashing(self, source: Fetching, done: int, size: int) -> None:
         """It hashes the file."""

@@ -65,7 +65,7 @@ class Download:
         self._choosing = Choosing(self._offers, job.file_id, settled=resumed)
         self._asking = Asking(
             job.name, house.contacts, self._offers,
-            allowed=self._allowed, offered=self._offered, left=self._left,
+            allowed=self._allowed, offered=self._offered, left=self._left, answered=self._answered,
         )  # fmt: skip
         self._intake: Intake | None = None
         self._size: int | None = job.size
@@ -143,9 +143,7 @@ class Download:
         if intake is not None:
             intake.transfer.tick(now)
             self._waiters.measure(intake.transfer.bytes_held, now)
-        if not self._compared and self._offers.closed(now):
-            self._close_offers()
-        self.complete()
+        self._answered()
         if not self.job.paused and self._keeper.try_now(now):
             self._spawn(self._try_storage())
         self._watch_sources(now)
@@ -187,6 +185,7 @@ class Download:
             self._asking.ask_again(source, chosen[1])
         elif verdict is Verdict.USE and (self._local is None or self._compared):
             self._begin_with(source, offer, have)
+        self._answered()
         # What is here already is compared first, when the offers are closed; and a conflict is
         # told then, because whoever is to choose wants to see all contents and all their holders.
 
@@ -226,6 +225,11 @@ class Download:
             self.storage_failed(error)
         finally:
             self._beginning = False
+
+    def _answered(self) -> None:
+        if self.ended_at is None and not self._compared and self._offers.closed(self._house.now()):
+            self._close_offers()
+        self.complete()
 
     def _close_offers(self) -> None:
         self._compared = True
@@ -299,9 +303,9 @@ class Download:
             return
         if self._keeper.in_trouble:
             return
-        if not self._compared and self._offers.closed(self._house.now()):
-            self._close_offers()
-        if not self._compared or self.state == "failed":
+        if not self._compared:
+            if self._offers.closed(self._house.now()):
+                self._answered()  # comes back here
             return
         self._finishing = True
         self.state = "verifying"
