@@ -45,6 +45,8 @@ class Flaws:
     """Bytes sent after which ``then`` happens, once."""
     then: str = ""
     """``close``, ``reset``, ``stall`` (until :attr:`FalsePeer.go_on` is set) or ``garbage``."""
+    dies: bool = False
+    """After ``close`` or ``reset`` it is gone for good: also from the manager's list."""
     rate: int | None = None
     """Bytes per second at most."""
 
@@ -74,14 +76,17 @@ class FalsePeer:
         self.link = ManagerLink(manager_port, self.id, peer, self.port)
 
     def close(self) -> None:
-        self._open = False
         self.go_on.set()
+        self._gone()
+        for link in self._links:
+            link.close()
+
+    def _gone(self) -> None:
+        self._open = False
         self.link.close()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for link in self._links:
-            link.close()
 
     def _accept(self) -> None:
         while self._open:
@@ -147,7 +152,7 @@ class FalsePeer:
             for position in self.flaws.flip:
                 if at <= position < at + length:
                     data[position - at] ^= 1
-            claimed = length + self.flaws.frame_longer
+            claimed = max(1, length + self.flaws.frame_longer)
             raw.send(m.Data(get.grant, at + self.flaws.frame_shift, claimed), bytes(data))
             self.sent += length
             at += length
@@ -157,6 +162,8 @@ class FalsePeer:
 
     def _happen(self, raw: Raw, header: m.Data) -> None:
         then, self.flaws.after = self.flaws.then, None
+        if self.flaws.dies and then in ("close", "reset"):
+            self._gone()
         if then == "close":
             raw.send(header, b"x" * (header.length // 2))
             raw.socket.shutdown(socket.SHUT_RDWR)

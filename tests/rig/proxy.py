@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import attrs
 
+from tests.rig.raw import ManagerLink, Raw
+
 
 @attrs.define
 class Toxics:
@@ -39,10 +41,18 @@ class Proxy:
         self.go = threading.Event()
         """Cleared: nothing is passed on downstream (a hung wire)."""
         self.go.set()
+        self._link: ManagerLink | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def listed(self, manager_port: int, name: str) -> Proxy:
+        """List it at the manager, under the id of the peer behind it."""
+        with Raw(self.target) as raw:
+            peer_id = raw.hello().id
+        self._link = ManagerLink(manager_port, peer_id, name, self.port)
+        return self
 
     def _accept(self) -> None:
         while True:
@@ -106,6 +116,8 @@ class Proxy:
 
     def close(self) -> None:
         self.go.set()
+        if self._link is not None:
+            self._link.close()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
