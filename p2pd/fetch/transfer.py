@@ -50,7 +50,7 @@ class Driver(Protocol):
         """Stop; what still comes of this grant does not count."""
 
     def blame(self, source: SourceKey, piece: int) -> None:
-        """The source sent a wrong piece and was removed: not to be used again for this file."""
+        """The source sent a wrong piece and is about to be removed: not to be used again for this file."""
 
 
 @attrs.define(eq=False)
@@ -227,8 +227,8 @@ class Transfer:
         if source is None or get is None or piece not in get.pending:
             return False
         if not right:
-            self.remove_source(key, now)
             self._driver.blame(key, piece)
+            self.remove_source(key, now)
             return False
         get.pending.discard(piece)
         self._forget(piece, source, get)

@@ -20,6 +20,7 @@ from p2pd.errors import (
     NoSourcesError,
     NotFoundError,
     P2PError,
+    ProtocolError,
     StorageError,
     VerifyError,
 )
@@ -214,6 +215,9 @@ class Download:
                 try:
                     manifest = await source.manifest(offer)
                 except (ChangedError, NoSourcesError):
+                    continue
+                except ProtocolError:
+                    self.untrusted(source)
                     continue
                 self._note("received", source)
                 self.job = attrs.evolve(

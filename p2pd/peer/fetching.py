@@ -127,7 +127,8 @@ class Fetching:
     def manifest(self, offer: Offer) -> Deferred[Manifest]:
         """The manifest of what was offered, checked against its id.
 
-        Fails with ChangedError (it is gone) or NoSourcesError (the conversation ended).
+        Fails with ChangedError (it is gone), ProtocolError (what came cannot be right)
+        or NoSourcesError (the conversation ended).
         """
         if offer.file_id in self._manifests:
             raise ValueError("asked for already")
@@ -212,12 +213,13 @@ class Fetching:
                 raise ProtocolError(f"have: bitfield: {error}") from None
             asked.asker.offered(self, _offer(message), field)
         elif isinstance(message, m.PieceList):
-            wait = self._manifests.pop(FileId(message.file), None)
+            wait = self._manifests.get(FileId(message.file))
             if wait is None:
                 return
             manifest = Manifest(message.size, message.piece_size, bytes(data))
             if manifest.file_id != message.file:
                 raise ProtocolError("piece list: the hashes are not those of the file id")
+            del self._manifests[manifest.file_id]
             wait.waiting.callback(manifest)
 
     def _on_gone(self, gone: m.Gone) -> None:
@@ -296,7 +298,10 @@ class Fetching:
             entry[0].cancelled(self, cancelled.grant)
 
     def misbehaved(self) -> None:
-        """The other side broke the protocol."""
+        """The other side broke the protocol: nobody is to use it again for what he wants of it."""
+        waits, self._manifests = list(self._manifests.values()), {}
+        for wait in waits:
+            wait.waiting.errback(Failure(ProtocolError(f"{self.link.name} broke the protocol")))
         for taker in set(self._takers.values()):
             taker.misbehaved(self)
 

@@ -145,7 +145,8 @@ class Intake:
             self._reached[source][0].cancel(grant)
 
     def blame(self, source: SourceKey, piece: int) -> None:
-        """Part of :class:`~p2pd.fetch.transfer.Driver`; the transfer has removed the source already."""
+        """Part of :class:`~p2pd.fetch.transfer.Driver`; the right pieces that it sent before count on."""
+        self._count(source)
         reached, info = self._reached.pop(source)
         log.warn(
             "{name} sent a wrong piece {piece} of {file}: not used again for it",
