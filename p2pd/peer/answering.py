@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, ProtocolError, StorageError
 from p2pd.model import FileId, Manifest
@@ -141,7 +142,12 @@ class Answering:
                 self._link.release("answers")
             self._link.answered()
 
-        task.addErrback(lambda failure: log.failure("answering {name}", failure, name=self._link.name))
+        def failed(failure: Failure) -> None:
+            # To be called off is no fault: that is how :meth:`end` ends what still waits.
+            if not (self._ended and failure.check(CancelledError)):
+                log.failure("answering {name}", failure, name=self._link.name)
+
+        task.addErrback(failed)
         task.addBoth(ended)
         return task
 
