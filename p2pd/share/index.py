@@ -19,9 +19,9 @@ from p2pd.share.hashers import HashJob
 from p2pd.share.hashing import StatKey, usual_piece_size
 from p2pd.share.hashqueue import HashQueue
 from p2pd.share.inotify import Inotify
-from p2pd.share.listing import examine, stat_file
+from p2pd.share.listing import examine, is_young, open_unchanged, stat_file
 from p2pd.share.paths import ShareRoot, is_canonical, is_hidden
-from p2pd.share.scan import QUIET, Scanner
+from p2pd.share.scan import Scanner
 from p2pd.share.telling import Found, State, Update
 from p2pd.threads import InThread
 
@@ -90,7 +90,7 @@ class ShareIndex:
     async def stop(self) -> None:
         """Stop everything; whoever waits for a manifest gets CancelledError. Takes under a second."""
         self._stopped = True
-        for call in (self._rescan, self._tick):
+        for call in self._rescan, self._tick:
             if call is not None and call.active():
                 call.cancel()
         join_hashers = self._hashes.stop()
@@ -116,11 +116,9 @@ class ShareIndex:
     @property
     def problems(self) -> list[str]:
         """Sentences for a person."""
-        problems = [*self._state.problems, *self._catalog.problems]
-        if self._cache.problem:
-            problems.append(self._cache.problem)
-        problems.extend(f"Not offered: {sentence}." for sentence in list(self._failed.values())[:5])
-        return problems
+        failed = [f"Not offered: {sentence}." for sentence in list(self._failed.values())[:5]]
+        cache = [self._cache.problem] if self._cache.problem else []
+        return [*self._state.problems, *self._catalog.problems, *cache, *failed]
 
     def entries(self) -> Iterator[Entry]:
         """The files offered, sorted by name; files that come or go meanwhile may or may not show."""
@@ -169,11 +167,13 @@ class ShareIndex:
             if not self._current(entry):
                 continue
             try:
-                return await self._hashes.wait(entry.rel, entry.key, wanted, self._is_kept(entry, wanted))
+                manifest = await self._hashes.wait(entry.rel, entry.key, wanted, self._is_kept(entry, wanted))
             except ChangedError:
                 continue
             except ValueError:
                 raise UsageError(f"{name} cannot have pieces of {wanted} bytes") from None
+            self._recent.add(manifest, manifest.file_id)
+            return manifest
         raise ChangedError(f"{name} keeps changing")
 
     def hashing_progress(self, name: str) -> tuple[int, int] | None:
@@ -200,24 +200,18 @@ class ShareIndex:
         changed = False
         for name, piece_size in self._catalog.holders(file_id):
             entry = self._catalog.get(name)
-            manifest = self._recent.get(file_id)
             if entry is None:
                 continue
+            manifest = self._recent.get(file_id)
             if manifest is None:
                 manifest = self._cache.get(entry.key, piece_size)
                 if manifest is None or manifest.file_id != file_id:
                     self._forget_id(entry)  # the cache lost it: hashed again
                     continue
-                self._recent.add(manifest, manifest.file_id)
-            try:
-                fd = self._root.open_file(entry.rel)
-            except NotFoundError:
-                changed = True
-                self._distrust(entry)
-                continue
-            if StatKey.of(os.fstat(fd)) == entry.key:
+                self._recent.add(manifest, file_id)
+            fd = open_unchanged(self._root, entry.rel, entry.key)
+            if fd is not None:
                 return fd, manifest, entry.key
-            os.close(fd)
             changed = True
             self._distrust(entry)
         if changed:
@@ -335,7 +329,7 @@ class ShareIndex:
             key, writer = examine(self._root, rel)
         except NotFoundError:
             return None
-        if writer or (writer is None and 0 <= time.time() - key.ctime_ns / 1e9 < QUIET):
+        if writer or (writer is None and is_young(key.row, time.time())):
             return None
         known = self._cache.lookup([(key, usual_piece_size(key.size, self._piece_size))])[0]
         return Found(rel, name, key, *(known or (None, None)))
@@ -373,13 +367,13 @@ class ShareIndex:
         manifest = await self._in_thread(lambda: self._cache.get(entry.key, piece_size))
         if manifest is None or not self._current(entry):
             return None
+        self._recent.add(manifest, manifest.file_id)
         self._register(entry, manifest)
         return manifest
 
     def _register(self, entry: Entry, manifest: Manifest) -> None:
-        file_id = manifest.file_id
-        self._recent.add(manifest, file_id)
-        self._catalog.add_id(entry, file_id, manifest.piece_size, manifest.piece_size == self._usual(entry))
+        usual = manifest.piece_size == self._usual(entry)
+        self._catalog.add_id(entry, manifest.file_id, manifest.piece_size, usual)
 
     def _hashed(self, job: HashJob) -> None:
         entry = self._catalog.by_rel(job.rel)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
+import threading
 
 import attrs
 
@@ -91,6 +93,32 @@ class Inotify:
     def close(self) -> None:
         """Drop all watches."""
         os.close(self.fd)
+
+
+class Bell:
+    """Wakes a thread that polls ``fd``; ringing after :meth:`close` does nothing."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()  # or a descriptor closed meanwhile, and opened by others, is written to
+
+    def ring(self) -> None:
+        """From any thread."""
+        with self._lock:
+            if self.fd >= 0:
+                os.eventfd_write(self.fd, 1)
+
+    def hear(self) -> None:
+        """In the thread that was woken."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def close(self) -> None:
+        """When nobody polls any more; may be called twice."""
+        with self._lock:
+            if self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
 
 
 def _error() -> OSError:

@@ -10,9 +10,13 @@ from operator import itemgetter
 
 import attrs
 
+from p2pd.errors import NotFoundError
 from p2pd.share import syscalls
 from p2pd.share.hashing import StatKey, StatRow, stat_row
 from p2pd.share.paths import ShareRoot, is_canonical
+
+QUIET = 2.0
+"""Seconds without change after which a file is at rest where no event says so."""
 
 
 @attrs.define
@@ -106,6 +110,14 @@ def _add(found: Listing, rel: bytes, entry: os.DirEntry[str]) -> None:
         return
 
 
+def is_young(row: StatRow, now: float) -> bool:
+    """Whether a file changed so lately (``now``: unix seconds) that it may be in the making.
+
+    By the ctime, because the clock of this machine alone sets it.
+    """
+    return 0 <= now - row[4] / 1e9 < QUIET
+
+
 def examine(root: ShareRoot, rel: bytes) -> tuple[StatKey, bool | None]:
     """The key of a file and whether somebody writes it (None: unknown); NotFoundError, StorageError."""
     fd = root.open_file(rel)
@@ -122,3 +134,15 @@ def stat_file(root: ShareRoot, rel: bytes) -> os.stat_result | None:
     except OSError:
         return None
     return result if stat.S_ISREG(result.st_mode) else None
+
+
+def open_unchanged(root: ShareRoot, rel: bytes, key: StatKey) -> int | None:
+    """A descriptor of the file; None where it is gone or not what it was. StorageError."""
+    try:
+        fd = root.open_file(rel)
+    except NotFoundError:
+        return None
+    if StatKey.of(os.fstat(fd)) == key:
+        return fd
+    os.close(fd)
+    return None

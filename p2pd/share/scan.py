@@ -6,8 +6,6 @@ events, when the kernel says that nobody has it open for writing, or after 2 s w
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
 import threading
 import time
@@ -19,12 +17,20 @@ from twisted.logger import Logger
 from p2pd.errors import NotFoundError, P2PError
 from p2pd.share import inotify, syscalls
 from p2pd.share.hashing import StatKey, StatRow
-from p2pd.share.listing import Folder, Waiting, examine, join, list_folder, name_of, stat_file
+from p2pd.share.listing import (
+    QUIET,
+    Folder,
+    Waiting,
+    examine,
+    is_young,
+    join,
+    list_folder,
+    name_of,
+    stat_file,
+)
 from p2pd.share.paths import ShareRoot
 from p2pd.share.telling import Lookup, State, Teller, Update, sentences
 
-QUIET = 2.0
-"""Seconds without change after which a file is at rest where no event says so."""
 QUIET_UNSURE = 30.0
 """The same for a file that somebody was seen to write, where the kernel cannot say whether he still does."""
 
@@ -65,11 +71,9 @@ class Scanner:
         self._scanned = False
         self._overflowed = False
         self._commands: deque[Callable[[], None]] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = inotify.Bell()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="share-scan", daemon=True)
-
-    # -- from the reactor
 
     def start(self) -> None:
         """Begin to watch and to scan."""
@@ -78,9 +82,11 @@ class Scanner:
     def stop(self, seconds: float) -> None:
         """Stop the thread and wait for it up to ``seconds``. Blocking."""
         self._stopping.set()
-        os.eventfd_write(self._wake, 1)
+        self._bell.ring()
         if self._thread.ident is not None:
             self._thread.join(seconds)
+        if not self._thread.is_alive():
+            self._bell.close()
 
     @property
     def stopping(self) -> bool:
@@ -109,10 +115,7 @@ class Scanner:
 
     def _command(self, work: Callable[[], None]) -> None:
         self._commands.append(work)
-        if not self._stopping.is_set():
-            os.eventfd_write(self._wake, 1)
-
-    # -- the thread
+        self._bell.ring()
 
     def _run(self) -> None:
         try:
@@ -121,7 +124,7 @@ class Scanner:
             self._scanned = True
             self._teller.flush_all(self._state())
             poll = select.poll()
-            poll.register(self._wake, select.POLLIN)
+            poll.register(self._bell.fd, select.POLLIN)
             if self._inotify is not None:
                 poll.register(self._inotify.fd, select.POLLIN)
             while not self._stopping.is_set():
@@ -145,8 +148,7 @@ class Scanner:
             self._no_events = f"this system gives no events ({error.strerror})"
 
     def _round(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+        self._bell.hear()
         while self._commands and not self._stopping.is_set():
             self._commands.popleft()()
         for event in self._inotify.read() if self._inotify else ():
@@ -200,8 +202,7 @@ class Scanner:
         for name, path, leaf, row in listing.files:
             if before_files.pop(leaf, None) == row:
                 folder.files[leaf] = row
-            # By the ctime, because the clock of this machine alone sets it.
-            elif path in self._waiting or 0 <= now - row[4] / 1e9 < QUIET:
+            elif path in self._waiting or is_young(row, now):
                 self._young(path, row)
             else:
                 folder.files[leaf] = row
@@ -219,7 +220,7 @@ class Scanner:
             wd = self._inotify.add(fd)
         except OSError as error:
             self._unwatched = (
-                f"not every folder can be watched ({error.strerror}; see fs.inotify.max_user_watches)"
+                f"a folder cannot be watched ({error.strerror}; see fs.inotify.max_user_watches)"
             )
             return
         if folder.wd not in (None, wd) and self._by_wd.get(folder.wd or 0) == rel:
@@ -392,9 +393,8 @@ class Scanner:
             return
         key = StatKey.of(result)
         folder, _, leaf = rel.rpartition(b"/")
-        if created and self._known[folder].files.get(leaf) == key.row:
-            return  # a listing was faster than the event
-        if created and result.st_nlink > 1:  # a hard link: nothing will be closed
+        if not created or result.st_nlink == 1:
+            if not (created and self._known[folder].files.get(leaf) == key.row):  # listed before the event
+                self._hold(rel, key, evented=True)
+        else:  # a hard link: nothing will be closed
             self._look(rel)
-        else:
-            self._hold(rel, key, evented=True)
