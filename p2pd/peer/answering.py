@@ -22,6 +22,9 @@ MAX_STANDING = 1024
 """Reqs that a conversation may have standing; the oldest one stops standing."""
 MAX_ANSWERING = 64
 """Answers under way in one conversation before its further requests wait."""
+LEAST_PIECE = 1024
+MAX_PIECE_SIZES = 8
+"""Piece sizes that a conversation may ask for: each costs hashing the whole file again."""
 HASHING_EVERY = 0.5
 
 log = Logger("p2pd.peer")
@@ -69,6 +72,7 @@ class Answering:
         self._standing: dict[int, m.Req] = {}
         self._by_name: dict[str, set[int]] = {}
         self._asked_again: set[int] = set()
+        self._piece_sizes: set[int] = set()
         self._tasks: set[Deferred[None]] = set()
         self._answers: dict[int, Deferred[None]] = {}
         self._ended = False
@@ -174,7 +178,7 @@ class Answering:
             return not_have
         if entry is None:
             return not_have
-        hashed = ensureDeferred(_as_coroutine(index.manifest(req.name, req.piece_size)))
+        hashed = ensureDeferred(_as_coroutine(index.manifest(req.name, self._piece_size(req))))
         result: list[Manifest] = []
         failed: list[bool] = []
         hashed.addCallbacks(result.append, lambda failure: failed.append(True))
@@ -190,6 +194,16 @@ class Answering:
             return not_have
         manifest = result[0]
         return m.Have(req.req, req.name, manifest.size, manifest.piece_size, manifest.file_id, 0)
+
+    def _piece_size(self, req: m.Req) -> int:
+        """The one asked for; 0, the usual one, where somebody has us hash at one size after the other."""
+        size = req.piece_size
+        if size < LEAST_PIECE or (
+            size not in self._piece_sizes and len(self._piece_sizes) >= MAX_PIECE_SIZES
+        ):
+            return 0
+        self._piece_sizes.add(size)
+        return size
 
     # The piece list
 

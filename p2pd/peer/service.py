@@ -293,9 +293,8 @@ class PeerService(service.Service):
 
     async def cmd_files(self, args: Any, emit: Emit) -> dict[str, Any]:
         """What this peer shares."""
-        for entry in self.index.entries():
-            emit({"event": "item", **FileStatus(entry.name, entry.key.size, entry.file_id).to_json()})
-        return {}
+        files = (FileStatus(each.name, each.key.size, each.file_id) for each in self.index.entries())
+        return {"rows": (file.to_json() for file in files)}
 
     async def cmd_transfers(self, args: Any, emit: Emit) -> dict[str, Any]:
         """What comes and goes."""

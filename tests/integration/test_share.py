@@ -102,3 +102,16 @@ def test_a_finished_file_is_on_the_disk_before_it_has_its_name(host: Host) -> No
         max(hit.start() for hit in re.finditer(r"fsync\(\d+<[^>]*/rx/sub>", text)),
     ]
     assert order == sorted(order), text
+
+
+def test_a_holder_is_not_made_to_hash_at_every_piece_size(host: Host) -> None:
+    holder = host.peer("holder", files={"f": CONTENT})
+    with Raw(holder.port) as raw:
+        raw.hello()
+        sizes = []
+        for number in range(1, 21):
+            have = raw.req("f", number, 2000 + number)
+            assert isinstance(have, m.Have)
+            sizes.append(have.piece_size)
+            raw.send(m.Withdraw(number))
+    assert sizes == [*range(2001, 2009), *[65536] * 12]
