@@ -15,16 +15,14 @@ from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from p2pd.errors import (
-    ChangedError,
     ConflictError,
     NoSourcesError,
     NotFoundError,
     P2PError,
-    ProtocolError,
     StorageError,
     VerifyError,
 )
-from p2pd.model import Manifest, Offer, PeerId, PeerInfo, check_dimensions
+from p2pd.model import Manifest, Offer, PeerInfo, check_dimensions
 from p2pd.peer.asking import Asking
 from p2pd.peer.choosing import Choosing, Verdict, peer_of
 from p2pd.peer.fetching import Fetching
@@ -32,6 +30,7 @@ from p2pd.peer.here import pinned_content, same_content
 from p2pd.peer.household import Household
 from p2pd.peer.intake import Intake
 from p2pd.peer.keeping import Keeper
+from p2pd.peer.listing import ListAsking
 from p2pd.peer.offers import Offers
 from p2pd.peer.waiting import Emit, Waiter, Waiters
 from p2pd.pieces import Bitfield
@@ -74,7 +73,7 @@ class Download:
         self._told = 0.0
         self._local: Entry | None = None
         self._compared = resumed  # with what is here, once the offers are closed
-        self._beginning = False
+        self._lists: ListAsking | None = None
         self._checking = False
         self._finishing = False
         self._recheck = False
@@ -144,6 +143,8 @@ class Download:
         if intake is not None:
             intake.transfer.tick(now)
             self._waiters.measure(intake.transfer.bytes_held, now)
+        if self._lists is not None:
+            self._lists.tick(now)
         self._answered()
         if not self.job.paused and self._keeper.try_now(now):
             self._spawn(self._try_storage())
@@ -193,8 +194,7 @@ class Download:
     def _begin_with(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
         if self._intake is not None:
             self._use(source, offer, have)
-        elif not self._beginning and not self._checking and not self._keeper.in_trouble:
-            self._beginning = True
+        elif self._lists is None and not self._checking and not self._keeper.in_trouble:
             self._spawn(self._begin())
 
     def _use(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
@@ -203,32 +203,20 @@ class Download:
 
     async def _begin(self) -> None:
         """The first offer: get its manifest from any holder, then its partial file."""
-        tried: set[PeerId] = set()
+        self._lists = ListAsking(
+            self._choosing, self._house.now, note=self._note, untrusted=self.untrusted
+        )  # fmt: skip
         try:
-            while self.ended_at is None:
-                found = self._choosing.holder(tried)
-                if found is None:
-                    return
-                peer, source, offer = found
-                tried.add(peer)
-                self._note("asked for", source)
-                try:
-                    manifest = await source.manifest(offer)
-                except (ChangedError, NoSourcesError):
-                    continue
-                except ProtocolError:
-                    self.untrusted(source)
-                    continue
-                self._note("received", source)
+            manifest = await self._lists.manifest()
+            if manifest is not None and self.ended_at is None:
                 self.job = attrs.evolve(
-                    self.job, file_id=offer.file_id, size=offer.size, piece_size=offer.piece_size
+                    self.job, file_id=manifest.file_id, size=manifest.size, piece_size=manifest.piece_size
                 )
                 await self._open(manifest, Bitfield(manifest.count))
-                return
         except StorageError as error:
             self.storage_failed(error)
         finally:
-            self._beginning = False
+            self._lists = None
 
     def _answered(self) -> None:
         if self.ended_at is None and not self._compared and self._offers.closed(self._house.now()):
@@ -248,7 +236,7 @@ class Download:
         if self._local is not None:
             await self._look_here(same_content(self._house, self.job, self._choosing, self._local))
             return
-        if self._intake is not None or self._beginning or self._choosing.untrusted:
+        if self._intake is not None or self._lists is not None or self._choosing.untrusted:
             return
         name, groups = escape(self.job.name), self._offers.by_id()
         if not groups:

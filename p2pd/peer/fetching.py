@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from p2pd.errors import ChangedError, NoSourcesError, ProtocolError
+from p2pd.errors import ChangedError, NoSourcesError, P2PError, ProtocolError
 from p2pd.model import FileId, Manifest, Offer
 from p2pd.peer.receiving import RangeSink
 from p2pd.pieces import HASH_SIZE, Bitfield, piece_count
@@ -72,7 +72,7 @@ class _Asked:
 @attrs.define(eq=False)
 class _ManifestWait:
     offer: Offer
-    waiting: Deferred[Manifest]
+    waiting: list[Deferred[Manifest]]
     hashes: bytearray
 
 
@@ -130,12 +130,19 @@ class Fetching:
         Fails with ChangedError (it is gone), ProtocolError (what came cannot be right)
         or NoSourcesError (the conversation ended).
         """
-        if offer.file_id in self._manifests:
-            raise ValueError("asked for already")
-        wait = _ManifestWait(offer, Deferred(), bytearray())
-        self._manifests[offer.file_id] = wait
+        waiting: Deferred[Manifest] = Deferred()
+        wait = self._manifests.get(offer.file_id)
+        if wait is not None:
+            wait.waiting.append(waiting)
+            return waiting
+        self._manifests[offer.file_id] = _ManifestWait(offer, [waiting], bytearray())
         self.link.send(m.ManifestReq(offer.file_id))
-        return wait.waiting
+        return waiting
+
+    def manifest_bytes(self, file_id: FileId) -> int:
+        """How much came so far of a manifest that is waited for."""
+        wait = self._manifests.get(file_id)
+        return len(wait.hashes) if wait is not None else 0
 
     def _on_have(self, have: m.Have) -> None:
         asked = self._asked.get(have.req)
@@ -220,13 +227,14 @@ class Fetching:
             if manifest.file_id != message.file:
                 raise ProtocolError("piece list: the hashes are not those of the file id")
             del self._manifests[manifest.file_id]
-            wait.waiting.callback(manifest)
+            for waiting in wait.waiting:
+                waiting.callback(manifest)
 
     def _on_gone(self, gone: m.Gone) -> None:
         file_id = FileId(gone.file)
         wait = self._manifests.pop(file_id, None)
         if wait is not None:
-            wait.waiting.errback(Failure(ChangedError(f"{self.link.name}: {gone.message}")))
+            _fail(wait, ChangedError(f"{self.link.name}: {gone.message}"))
         taker = self._takers.pop(file_id, None)
         if taker is not None:
             for grant, (its_taker, sink) in list(self._sinks.items()):
@@ -299,11 +307,14 @@ class Fetching:
 
     def misbehaved(self) -> None:
         """The other side broke the protocol: nobody is to use it again for what he wants of it."""
-        waits, self._manifests = list(self._manifests.values()), {}
-        for wait in waits:
-            wait.waiting.errback(Failure(ProtocolError(f"{self.link.name} broke the protocol")))
+        self._fail_manifests(ProtocolError(f"{self.link.name} broke the protocol"))
         for taker in set(self._takers.values()):
             taker.misbehaved(self)
+
+    def _fail_manifests(self, error: P2PError) -> None:
+        waits, self._manifests = list(self._manifests.values()), {}
+        for wait in waits:
+            _fail(wait, error)
 
     def end(self) -> None:
         """The conversation is over: everybody who waits is told."""
@@ -314,12 +325,15 @@ class Fetching:
             sink.discard()
         self._sinks.clear()
         self._takers.clear()
-        for wait in list(self._manifests.values()):
-            wait.waiting.errback(Failure(NoSourcesError(f"{self.link.name} is gone")))
-        self._manifests.clear()
+        self._fail_manifests(NoSourcesError(f"{self.link.name} is gone"))
         asked, self._asked = self._asked, {}
         for asker in {id(entry.asker): entry.asker for entry in asked.values()}.values():
             asker.lost(self)
+
+
+def _fail(wait: _ManifestWait, error: P2PError) -> None:
+    for waiting in wait.waiting:
+        waiting.errback(Failure(error))
 
 
 def _offer(have: m.Have) -> Offer:
