@@ -45,6 +45,8 @@ class Flaws:
     """Bytes sent after which ``then`` happens, once."""
     then: str = ""
     """``close``, ``reset``, ``stall`` (until :attr:`FalsePeer.go_on` is set) or ``garbage``."""
+    no_list: bool = False
+    """It hangs when it is asked for the piece list, until :attr:`FalsePeer.go_on` is set."""
     dies: bool = False
     """After ``close`` or ``reset`` it is gone for good: also from the manager's list."""
     rate: int | None = None
@@ -67,6 +69,8 @@ class FalsePeer:
         self.go_on = threading.Event()
         self.served = threading.Event()
         """Set once a `get` came."""
+        self.listed = threading.Event()
+        """Set once its piece list was asked for."""
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -111,6 +115,9 @@ class FalsePeer:
                 elif isinstance(event, m.Req):
                     raw.send(self._answer(event))
                 elif isinstance(event, m.ManifestReq):
+                    self.listed.set()
+                    if self.flaws.no_list:
+                        self.go_on.wait()
                     raw.send(*self._piece_list())
                 elif isinstance(event, m.Want):
                     for _ in range(event.count):

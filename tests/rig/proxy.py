@@ -93,6 +93,9 @@ class Proxy:
                 sink.shutdown(socket.SHUT_WR)
                 return
         for each in (source, sink):
+            # A close alone would wait for the other thread, which reads.
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RD if self.toxics.reset else socket.SHUT_RDWR)
             with contextlib.suppress(OSError):
                 each.close()
 
