@@ -10,6 +10,7 @@ from twisted.python import usage
 
 from p2pd.errors import UsageError
 from p2pd.manager.service import ManagerConfig, ManagerService
+from p2pd.net.addresses import listen_hosts
 from p2pd.net.listening import check_port_option
 from p2pd.net.signals import install_signals
 from p2pd.net.starting import use_monotonic_clock
@@ -33,6 +34,11 @@ class Options(usage.Options):
     ]
     config: ManagerConfig
 
+    def parseArgs(self, *args: str) -> None:
+        """There are none; Twisted would not say which one is too many."""
+        if args:
+            raise usage.UsageError(f"{args[0]!r}: only options are expected")
+
     def postOptions(self) -> None:
         """Check everything; usage.UsageError names the option."""
         parent = cast("dict[str, Any] | None", self.parent)
@@ -45,6 +51,11 @@ class Options(usage.Options):
         for name in ("host", "state", "control"):
             if self[name] == "":
                 raise usage.UsageError(f"--{name}: a value is missing")
+        if ":" not in self["port"]:  # an endpoint string names its interface itself
+            try:
+                listen_hosts(self["host"])
+            except UsageError as error:
+                raise usage.UsageError(f"--host: {error}") from None
         self.config = ManagerConfig(
             host=self["host"],
             port=self["port"],

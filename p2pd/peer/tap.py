@@ -41,10 +41,18 @@ class Options(usage.Options):
     ]
     optFlags = [["no-manager", None, "Do without a manager."]]  # noqa: RUF012
 
+    def parseArgs(self, *args: str) -> None:
+        """There are none; Twisted would not say which one is too many."""
+        if args:
+            raise usage.UsageError(f"{args[0]!r}: only options are expected")
+
     def postOptions(self) -> None:
         """Check everything that can be checked before anything is opened."""
         if self["port"] is None:
             raise usage.UsageError("--port is needed")
+        for name in ("dir", "state", "control"):
+            if self[name] == "":
+                raise usage.UsageError(f"--{name}: a value is missing")
         _checked("--port", check_port_option, self["port"])
         if ":" not in self["port"]:
             _checked("--host", listen_hosts, self["host"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -102,11 +103,10 @@ def test_no_zeros_are_sent_in_place_of_what_was_cut_off(host: Host) -> None:
         received = raw.body(1)
         os.truncate(holder.share / "f", 0)
         event: object = None
-        with pytest.raises(Closed):
+        with contextlib.suppress(Closed):
             while not isinstance(event, m.Gone):
                 event = raw.receive()
                 received += event.data if isinstance(event, Body) else b""
-            raise Closed
         assert frame.offset == 0
         assert 0 < len(received) < len(old)
         assert received == old[: len(received)]

@@ -186,7 +186,13 @@ def test_the_share_itself_cannot_be_the_state_folder(host: Host) -> None:
 @pytest.mark.fault(30)
 def test_a_line_feed_in_a_name_breaks_no_record(host: Host) -> None:
     manager = host.manager()
-    names = ["two\nlines", "esc\x1b[31mred", "cr\rlf\r\n2020-01-01T00:00:00+0000 [-] forged", "c1\x9bm", "u\u2028v"]
+    names = [
+        "two\nlines",
+        "esc\x1b[31mred",
+        "cr\rlf\r\n2020-01-01T00:00:00+0000 [-] forged",
+        "c1\x9bm",
+        "u\u2028v",
+    ]
     files = {name: b"content%d" % number for number, name in enumerate(names)}
     holder = host.peer("h", manager=manager, files=files)
     peer = host.peer("rx", manager=manager)
@@ -325,9 +331,7 @@ def test_one_content_hashed_in_two_ways_is_no_conflict_and_both_serve(host: Host
     manager = host.manager()
     content = os.urandom(4_000_000)
     # The wire is slow, so that one alone cannot have sent all before the other one has hashed anew.
-    first, _ = behind_proxy(
-        host, manager, "h1", "--piece-size", "96Ki", files={"f": content}, rate=1_000_000
-    )
+    first, _ = behind_proxy(host, manager, "h1", "--piece-size", "96Ki", files={"f": content}, rate=1_000_000)
     second, _ = behind_proxy(
         host, manager, "h2", "--piece-size", "100K", files={"f": content}, rate=1_000_000
     )

@@ -46,7 +46,9 @@ def small_disk(host: Host) -> Iterator[Callable[[str, int], Path]]:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def false_holder(host: Host, manager: Daemon, content: bytes, rate: int | None = None, **flaws: Any) -> FalsePeer:
+def false_holder(
+    host: Host, manager: Daemon, content: bytes, rate: int | None = None, **flaws: Any
+) -> FalsePeer:
     holder = FalsePeer(manager.port, "f", content, Flaws(rate=rate, **flaws), peer="holder")
     host.on_close(holder.close)
     return holder
@@ -146,7 +148,9 @@ def test_a_disk_that_fills_up_keeps_what_came_and_goes_on_when_there_is_room(
     # Another client is answered: a `req` that cannot be made durable is not taken on.
     assert peer.ask("req there/is/no.such", 5).code in ("storage", "not-found")
     assert peer.ask("status", 5).done["role"] == "peer"
-    (row,) = [each for each in peer.ask("transfers").items if each["direction"] == "in" and each["name"] == "f"]
+    (row,) = [
+        each for each in peer.ask("transfers").items if each["direction"] == "in" and each["name"] == "f"
+    ]
     assert row["state"] == "waiting"
     assert 0 < row["bytes"] < len(content)
     assert filler is not None
@@ -290,8 +294,9 @@ def _ended(peer: Daemon, share: Path) -> bool:
 
 def kill_at(peer: Daemon, call: str, number: int) -> subprocess.Popen[str]:
     """From now on: SIGKILL when a thread of it makes that call for the ``number``-th time."""
+    inject = f"inject={call}:signal=KILL:when={number}"
     tracer = subprocess.Popen(
-        ["strace", "-f", "-p", str(peer.pid), "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"],
+        ["strace", "-f", "-p", str(peer.pid), "-e", f"trace={call}", "-e", inject],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert tracer.stderr is not None
@@ -359,7 +364,9 @@ class Half:
         return self.host.folder / name
 
     def state(self, share: Path) -> Path:
-        (path,) = [each for each in (share / ".p2pd").glob("*.state") if json.loads(each.read_text())["name"] == "f"]
+        (path,) = [
+            each for each in (share / ".p2pd").glob("*.state") if json.loads(each.read_text())["name"] == "f"
+        ]
         return path
 
     def part(self, share: Path) -> Path:
@@ -613,7 +620,12 @@ def test_two_requests_for_one_name_are_one_transfer_or_one_is_refused(host: Host
     threads, results = zip(*[ask_aside(peer, "req f") for _ in range(3)], strict=True)
     assert holder.served.wait(20)
     late, late_results = ask_aside(peer, "req f --timeout 20")
-    for line in ("req f --sha256 " + "0" * 64, "req f --replace", "req other --output f", "req f --from nobody"):
+    for line in (
+        "req f --sha256 " + "0" * 64,
+        "req f --replace",
+        "req other --output f",
+        "req f --from nobody",
+    ):
         assert peer.ask(line).code == "refused", line
     assert peer.ctl("req", "f", "--replace").returncode == 9
     for thread in (*threads, late):

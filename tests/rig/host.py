@@ -80,6 +80,11 @@ class Console:
             self._ended = True
             self._news.notify_all()
 
+    @property
+    def alive(self) -> bool:
+        """False once the process has closed its output, and all lines are here."""
+        return not self._ended
+
     def wait(self, pattern: str, count: int = 1, patience: float = PATIENCE) -> re.Match[str]:
         """The ``count``-th line that fits; an AssertionError with the console where none comes."""
 
