@@ -194,7 +194,8 @@ def test_the_only_source_hangs_and_speaks_again(net: Net) -> None:
     net.rx.wait_peers(1)
     asked = net.rx.begin(f"req '{name}'")
     wait_until(lambda: net.listed(name)["bytes"] == 3 * PIECE, "what it sent before counts")
-    net.wait_state(name, "waiting")  # which it was not before it was found to hang
+    net.wait_state(name, "running")
+    net.wait_state(name, "waiting")  # once it is found to hang
     hung.go_on.set()
     done = asked.result(PATIENCE).done
     assert net.came(name, content)

@@ -71,6 +71,8 @@ class FalsePeer:
         """Set once a `get` came."""
         self.listed = threading.Event()
         """Set once its piece list was asked for."""
+        self.lists = 0
+        """How often it was."""
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -82,8 +84,16 @@ class FalsePeer:
     def close(self) -> None:
         self.go_on.set()
         self._gone()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End all connections; whoever wants may connect anew."""
         for link in self._links:
+            # A close alone would wait for its thread, which reads.
+            with contextlib.suppress(OSError):
+                link.socket.shutdown(socket.SHUT_RDWR)
             link.close()
+        self._links.clear()
 
     def _gone(self) -> None:
         self._open = False
@@ -116,6 +126,7 @@ class FalsePeer:
                     raw.send(self._answer(event))
                 elif isinstance(event, m.ManifestReq):
                     self.listed.set()
+                    self.lists += 1
                     if self.flaws.no_list:
                         self.go_on.wait()
                     raw.send(*self._piece_list())
