@@ -14,7 +14,7 @@ import pytest
 
 from p2pd.wire import messages as m
 from tests.rig import Closed, Daemon, FalsePeer, Flaws, Host, Oracle, Raw
-from tests.rig.host import PATIENCE, wait_until
+from tests.rig.host import PATIENCE
 from tests.rig.oracle import ANSWER
 
 PIECE = 65536
@@ -22,14 +22,14 @@ Made = Callable[[FalsePeer], FalsePeer]
 CONTENT = Random(1).randbytes(16 * 2**20)
 
 
-def narrow(daemon: Daemon) -> Raw:
+def narrow(daemon: Daemon, name: str = "raw") -> Raw:
     """A connection that takes little before it is full, introduced."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.settimeout(PATIENCE)
     sock.connect(("127.0.0.1", daemon.port))
     raw = Raw(0, sock=sock)
-    raw.hello()
+    raw.hello(name)
     return raw
 
 
@@ -48,15 +48,25 @@ def offered(raw: Raw, name: str) -> m.Have:
     return have
 
 
-@pytest.fixture
-def holder(host: Host) -> Daemon:
-    """A peer with a file, and no manager."""
-    return host.peer("holder", files={"big": CONTENT, "empty": b"", "odd": CONTENT[: PIECE + 1]})
+FILES = {"big": CONTENT, "empty": b"", "odd": CONTENT[: PIECE + 1]}
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Host]:
+    host = Host()
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="module")
+def holder(machine: Host) -> Daemon:
+    """A peer with files, and no manager; what one test does to it, the next one sees."""
+    return machine.peer("holder", files=FILES)
 
 
 @pytest.fixture
-def oracle(host: Host, holder: Daemon) -> Oracle:
-    return Oracle(host, [holder], {"big": CONTENT, "empty": b"", "odd": CONTENT[: PIECE + 1]}).warm()
+def oracle(machine: Host, holder: Daemon) -> Oracle:
+    return Oracle(machine, [holder], FILES).warm()
 
 
 @pytest.mark.fault(1)
@@ -279,7 +289,7 @@ def test_a_range_beyond_the_end(holder: Daemon, oracle: Oracle, name: str, offse
 
 def test_messages_wait_for_the_end_of_a_frame(holder: Daemon, oracle: Oracle) -> None:
     """Also the last one: an `error` line in a body would be taken for a damaged piece."""
-    with narrow(holder) as raw:
+    with narrow(holder, "frames") as raw:
         have = offered(raw, "big")
         raw.send(m.Want(have.file, 1))
         raw.send(m.Get(raw.expect(m.Grant).grant, 0, len(CONTENT)))
@@ -288,7 +298,7 @@ def test_messages_wait_for_the_end_of_a_frame(holder: Daemon, oracle: Oracle) ->
             raw.send(m.Ping(number))
         raw.send(m.Req(5, "not here", 0))
         raw.send(b"this is no message\n")
-        wait_until(lambda: "is dropped" in holder.console.text(), "the bad line was read")
+        holder.console.wait("frames is dropped")
         got = raw.body(PIECE)
         last = None
         with contextlib.suppress(Closed):
