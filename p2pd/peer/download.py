@@ -337,6 +337,7 @@ class Download:
         if self._intake is not None:
             self._intake.transfer.pause()
         self._keeper.failed(self._house.now())
+        self._show_state()  # before anybody who is told of it looks
         self._waiters.release(error)
 
     async def _try_storage(self) -> None:
