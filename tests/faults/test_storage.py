@@ -231,7 +231,7 @@ def test_a_transfer_survives_many_kills_and_fetches_nothing_twice_that_was_noted
     count = 64
     content = os.urandom(count * PIECE)
     manager = host.manager()
-    holder = false_holder(host, manager, content, rate=3_000_000)
+    holder = false_holder(host, manager, content, rate=1_500_000)
     peer = host.peer("rx", manager=manager)
     peer.wait_peers(1)
     share = peer.share
@@ -241,7 +241,7 @@ def test_a_transfer_survives_many_kills_and_fetches_nothing_twice_that_was_noted
     noted: set[int] = set()
     transfer = ""
     for each in range(rounds):
-        goal = len(content) * (each + 1) // (rounds + 2) + chance.randrange(-PIECE, 2 * PIECE)
+        goal = len(content) * (each + 1) // (rounds + 4) + chance.randrange(-PIECE, 2 * PIECE)
         event = until_bytes(peer, "req f", goal)
         assert event["event"] == "progress", event
         peer.kill()
@@ -252,7 +252,7 @@ def test_a_transfer_survives_many_kills_and_fetches_nothing_twice_that_was_noted
         assert noted >= before, "what was noted is not forgotten"
         assert not (share / "f").exists()
         asked = len(holder.gets)
-        holder.flaws.rate = 3_000_000 if each < rounds - 1 else None
+        holder.flaws.rate = 1_500_000 if each < rounds - 1 else None
         peer.start()
         peer.wait_peers(1)
         if each == rounds - 1:
