@@ -88,6 +88,11 @@ class Choosing:
         self.wanted = manifest.file_id
         self._dimensions = (manifest.size, manifest.piece_size, manifest.file_id)
 
+    @property
+    def made(self) -> bool:
+        """True once the choice is made for good: by a manifest."""
+        return self._dimensions is not None
+
     def holder(self, tried: set[PeerId]) -> tuple[PeerId, Fetching, Offer] | None:
         """Somebody not yet tried who offers what is wanted."""
         for peer, (source, offer, _) in self.offering.items():

@@ -133,19 +133,23 @@ class Conversation(protocol.Protocol):
         self._take_events()
 
     def _take_events(self) -> None:
+        self._guarded(self._take_all)
+
+    def _take_all(self) -> None:
+        while not self._closing and not self._held:
+            event = self._decoder.next_event()
+            if event is None:
+                break
+            if isinstance(event, UnknownVerb):
+                self._on_unknown(event)
+            elif isinstance(event, Body):
+                self.fetching.body(event)
+            else:
+                self._on_message(event)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            while not self._closing and not self._held:
-                event = self._decoder.next_event()
-                if event is None:
-                    break
-                if isinstance(event, UnknownVerb):
-                    self._on_unknown(event)
-                elif isinstance(event, Body):
-                    self.fetching.body(event)
-                else:
-                    self._on_message(event)
-        except ProtocolError as error:
-            self.fail(error)
+            work()
         except P2PError as error:
             self.fail(error)
         except Exception:
@@ -198,7 +202,7 @@ class Conversation(protocol.Protocol):
         """Part of :class:`~p2pd.net.fast.FastProtocol`."""
         self._heard = self._host.now()
         self._decoder.body_read(count)
-        self.fetching.body_received(count)
+        self._guarded(lambda: self.fetching.body_received(count))
 
     def next_slice(self) -> tuple[bytes, FileSlice] | None:
         """Part of :class:`~p2pd.net.fast.FastProtocol`."""

@@ -101,10 +101,10 @@ class Downloads:
             raise
         return download
 
-    def download_ended(self, download: Download) -> None:
+    def download_ended(self, transfer: TransferId, status: TransferStatus) -> None:
         """It is done, failed or cancelled: keep what is to be listed of it."""
-        self._live.pop(download.id, None)
-        self._ended.append((self._house.now(), download.status()))
+        self._live.pop(transfer, None)
+        self._ended.append((self._house.now(), status))
 
     def upload_ended(self, upload: Upload, name: str) -> None:
         """Nothing more goes out of it."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from p2pd.model import TransferId
 from p2pd.peer.activity import Activity
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.receiving import BufferPool
 from p2pd.share.index import ShareIndex
 from p2pd.share.partial import PartialStore
 from p2pd.share.paths import ShareRoot
+from p2pd.status import TransferStatus
 from p2pd.threads import InThread
-
-if TYPE_CHECKING:
-    from p2pd.peer.download import Download
 
 
 class Household(Protocol):
@@ -38,5 +37,5 @@ class Household(Protocol):
     def roster_known(self) -> bool:
         """True once it is known who is here."""
 
-    def download_ended(self, download: Download) -> None:
-        """It is done, failed or cancelled."""
+    def download_ended(self, transfer: TransferId, status: TransferStatus) -> None:
+        """A transfer is done, failed or cancelled."""

@@ -22,7 +22,7 @@ from p2pd.control.paths import socket_path
 from p2pd.control.server import ControlService
 from p2pd.errors import NotFoundError, P2PError
 from p2pd.fetch.transfer import TICK
-from p2pd.model import PeerId, is_peer_id
+from p2pd.model import PeerId, TransferId, is_peer_id
 from p2pd.net.fast import FastPort
 from p2pd.net.listening import Listener
 from p2pd.net.starting import start_or_exit
@@ -30,7 +30,6 @@ from p2pd.net.statedir import StateDir
 from p2pd.peer.activity import Activity
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.conversation import Conversation
-from p2pd.peer.download import Download
 from p2pd.peer.downloads import Downloads, Emit
 from p2pd.peer.receiving import BufferPool
 from p2pd.peer.serving import Serving, Upload
@@ -40,7 +39,7 @@ from p2pd.share.cache import ManifestCache
 from p2pd.share.index import ShareIndex
 from p2pd.share.partial import PartialStore
 from p2pd.share.paths import ShareRoot, canonical_name
-from p2pd.status import DaemonStatus, FileStatus, PeerStatus, PiecesStatus
+from p2pd.status import DaemonStatus, FileStatus, PeerStatus, PiecesStatus, TransferStatus
 from p2pd.text import escape
 from p2pd.wire import messages as m
 
@@ -213,9 +212,9 @@ class PeerService(service.Service):
         """True once the manager has told who is here, or there is none."""
         return self._uplink is None or self._uplink.had_list
 
-    def download_ended(self, download: Download) -> None:
+    def download_ended(self, transfer: TransferId, status: TransferStatus) -> None:
         """For the list of ended transfers."""
-        self._downloads.download_ended(download)
+        self._downloads.download_ended(transfer, status)
 
     def upload_ended(self, upload: Upload, name: str) -> None:
         """For the list of ended transfers."""

@@ -1,0 +1,212 @@
+"""Who has it, and is it here already? Everything about a `req` up to the first byte.
+
+Connects :class:`~p2pd.peer.asking.Asking` (whom to ask), :class:`~p2pd.peer.offers.Offers`
+(what they said), :class:`~p2pd.peer.choosing.Choosing` (which content) and
+:class:`~p2pd.peer.listing.ListAsking` (its piece list), and tells a :class:`Seeker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+
+from p2pd.errors import ConflictError, NotFoundError, P2PError
+from p2pd.model import Manifest, Offer, PeerInfo, check_dimensions
+from p2pd.peer.asking import Asking
+from p2pd.peer.choosing import Choosing, Verdict
+from p2pd.peer.fetching import Fetching
+from p2pd.peer.here import pinned_content, same_content
+from p2pd.peer.household import Household
+from p2pd.peer.listing import ListAsking
+from p2pd.peer.offers import Offers
+from p2pd.pieces import Bitfield
+from p2pd.share.index import Entry
+from p2pd.share.partial import Job
+from p2pd.text import escape
+
+log = Logger("p2pd.peer")
+
+
+class Seeker(Protocol):
+    """Who seeks: the download."""
+
+    @property
+    def over(self) -> bool:
+        """True once it has ended."""
+
+    def usable(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
+        """An offer of the content that is wanted."""
+
+    def here_already(self, manifest: Manifest) -> None:
+        """Nothing need be fetched."""
+
+    def sought_in_vain(self, error: P2PError) -> None:
+        """NotFoundError, ConflictError, VerifyError."""
+
+    def source_left(self, source: Fetching) -> None:
+        """A conversation is over."""
+
+    def offers_closed(self) -> None:
+        """What is complete may get its name."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it; a fault of it ends the transfer."""
+
+
+class Seeking:
+    """See the module. ``settled``: the content was chosen in an earlier run."""
+
+    def __init__(
+        self,
+        seeker: Seeker,
+        house: Household,
+        job: Job,
+        *,
+        settled: bool,
+        note: Callable[[str, Fetching], None],
+    ) -> None:
+        self._seeker = seeker
+        self._house = house
+        self._job = job
+        self._settled = settled
+        self._note = note
+        self._offers = Offers(house.now())
+        self._choosing = Choosing(self._offers, job.file_id, settled=settled)
+        self._asking = Asking(
+            job.name, house.contacts, self._offers,
+            allowed=self._allowed, offered=self._offered, left=self._left, answered=self.check,
+        )  # fmt: skip
+        self._lists: ListAsking | None = None
+        self._local: Entry | None = None
+        self.closed = settled
+        """True once the offers are closed."""
+
+    def _allowed(self, info: PeerInfo) -> bool:
+        named = not self._job.sources or info.name in self._job.sources
+        return named and info.id not in self._choosing.untrusted
+
+    async def look_here(self) -> bool:
+        """Before anybody is asked: True where a file of that name is here, so that none may be written."""
+        if not self._job.replace:
+            self._local = await self._house.index.find(self._job.target)
+        if self._local is not None and self._choosing.pinned:
+            await self._settle(pinned_content(self._house, self._job, self._local))
+        return self._local is not None
+
+    def tick(self, now: float, *, asking: bool) -> None:
+        """Look at what is due; ``asking`` False: ask nobody now."""
+        self._offers.roster_known = self._house.roster_known()
+        if asking:
+            self._asking.sweep(now)
+        if self._lists is not None:
+            self._lists.tick(now)
+        self.check()
+
+    def check(self) -> None:
+        """Have all answered?"""
+        if not self.closed and not self._seeker.over and self._offers.closed(self._house.now()):
+            self.closed = True
+            if self._choosing.contested:
+                # Told only now: who is to choose wants to see all contents and all their holders.
+                text = f"{escape(self._job.name)} stands for different contents: choose one with --id"
+                self._seeker.sought_in_vain(ConflictError(text, variants=self._choosing.variants()))
+            else:
+                self._seeker.spawn(self._conclude())
+                self._seeker.offers_closed()
+
+    def _offered(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
+        if self._seeker.over:
+            return
+        try:
+            check_dimensions(offer.size, offer.piece_size)
+        except ValueError as error:
+            log.warn("{name}: bad offer: {why}", name=source.link.name, why=str(error))
+            self.distrust(source)
+            return
+        verdict = self._choosing.judge(source, offer, have, self._house.now())
+        if verdict is Verdict.ASK_AGAIN:
+            chosen = self._choosing.chosen()
+            assert chosen is not None
+            self._asking.ask_again(source, chosen[1])
+        elif verdict is Verdict.USE and (self._local is None or self.closed):
+            # What is here already is compared first, when the offers are closed.
+            self._seeker.usable(source, offer, have)
+        self.check()
+
+    async def _conclude(self) -> None:
+        """Everybody has answered: is it here already, or nowhere?"""
+        if self._local is not None:
+            await self._settle(same_content(self._house, self._job, self._choosing, self._local))
+        elif self._lists is None and not self._choosing.untrusted and not self._choosing.made:
+            name, groups = escape(self._job.name), self._offers.by_id()
+            if not groups:
+                text = f"nobody has {name}"
+                if self._offers.unreached:
+                    text += f" ({self._offers.unreached} of {self._offers.count} peers could not be reached)"
+                self._seeker.sought_in_vain(NotFoundError(text))
+            elif self._choosing.pinned and self._choosing.wanted not in groups:
+                text = f"nobody has {name} with that id"
+                self._seeker.sought_in_vain(NotFoundError(text, variants=self._choosing.variants()))
+
+    async def _settle(self, looking: Coroutine[Any, Any, Manifest | None]) -> None:
+        try:
+            manifest = await looking
+        except P2PError as error:
+            self._seeker.sought_in_vain(error)
+        else:
+            if manifest is not None and not self._seeker.over:
+                self._seeker.here_already(manifest)
+
+    # The piece list
+
+    @property
+    def listing(self) -> bool:
+        """True while a piece list is being fetched."""
+        return self._lists is not None
+
+    async def manifest(self) -> Manifest | None:
+        """The manifest of what is offered; None where nobody gives it."""
+        self._lists = ListAsking(self._choosing, self._house.now, note=self._note, untrusted=self.distrust)
+        try:
+            return await self._lists.manifest()
+        finally:
+            self._lists = None
+
+    def choose(self, manifest: Manifest) -> list[tuple[Fetching, Offer, Bitfield | None]]:
+        """This content it is; gives who offers it now."""
+        self._choosing.choose(manifest)
+        return list(self._choosing.offering.values())
+
+    def offering(self) -> list[tuple[Fetching, Offer, Bitfield | None]]:
+        """Who offers something now."""
+        return list(self._choosing.offering.values())
+
+    # Sources
+
+    def distrust(self, source: Fetching) -> None:
+        """It lied: nothing of it counts any more."""
+        self._choosing.distrust(source)
+
+    def forget(self, source: Fetching) -> None:
+        """Its offer does not stand any more; its `req` does, so it offers anew what it has then."""
+        self._choosing.forget(source)
+
+    def _left(self, source: Fetching) -> None:
+        self._seeker.source_left(source)
+        self._choosing.forget(source)
+
+    @property
+    def hashing_somewhere(self) -> bool:
+        """True while a holder hashes the file."""
+        return self._offers.hashing_somewhere
+
+    @property
+    def had_sources(self) -> bool:
+        """True where there is, or was, somebody to fetch from."""
+        return bool(self.closed or self._choosing.untrusted or self._choosing.offering)
+
+    def stop(self) -> None:
+        """The `req` stands no longer."""
+        self._asking.stop()
