@@ -80,6 +80,10 @@ class RefusedError(P2PError):
     exit_status = 9
 
 
+class UnreachableError(P2PError):
+    """Another peer cannot be reached, or does not answer."""
+
+
 class ProtocolError(P2PError):
     """The other side broke the wire protocol; it loses its connection."""
 

@@ -49,3 +49,12 @@ def test_every_claimed_fault_has_a_guard_that_can_be_taken_out() -> None:
 
 def test_every_tested_fault_is_claimed() -> None:
     assert tested() - claimed() == set()
+
+
+def test_every_guard_stands_where_it_is_said_to() -> None:
+    missing = []
+    for path in (TOP / "tests/faults/guards").glob("*.toml"):
+        for guard in tomllib.loads(path.read_text("utf-8"))["guard"]:
+            if (TOP / guard["file"]).read_text("utf-8").count(guard["old"]) != 1:
+                missing.append((path.name, guard["numbers"], guard["file"]))
+    assert not missing

@@ -27,7 +27,8 @@ FIRST_RUN = 1024 * 1024
 RUN_SECONDS = 0.1
 """Later a run is about this long, so that little is lost with a source."""
 MAX_DUPLICATE = 16 * 1024 * 1024
-"""Pieces up to this long are asked of a second source in the endgame; they wait in memory."""
+"""Pieces up to this long are asked of a second source in the endgame, and wait in memory; longer
+ones are taken away from the slow source."""
 PATIENCE = 1.0
 """Seconds of silence after which a source's rate no longer counts in the endgame."""
 ENDGAME_GAIN = 1.5
@@ -42,9 +43,6 @@ class Driver(Protocol):
 
     def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
         """Use the grant for these pieces. ``duplicate``: another source is on them too."""
-
-    def decline(self, source: SourceKey, grant: int) -> None:
-        """Nothing to ask for."""
 
     def cancel(self, source: SourceKey, grant: int) -> None:
         """Stop; what still comes of this grant does not count."""
@@ -175,23 +173,31 @@ class Transfer:
 
     # Sources speak
 
-    def granted(self, key: SourceKey, grant: int, limit: int, now: float) -> None:
-        """The source has a slot for up to ``limit`` bytes: name pieces, or decline."""
+    def granted(self, key: SourceKey, grant: int, limit: int, now: float) -> bool:
+        """The source has a slot for up to ``limit`` bytes: pieces are named by ``get``.
+
+        False: there is nothing to ask for, and the source is told `want` again when there is.
+        """
         source = self.sources.get(key)
         if source is not None and source.stalled:
             source.stalled = source.idle = False  # it speaks again, and its `want` still stands there
         if source is None or self.paused or source.idle:
-            self._driver.decline(key, grant)
-            return
+            return False
         run = self._picker.take(key, self._run_length(source, limit))
         duplicate = False
         if run is None:
             piece = self._slowest_piece(source, now)
             if piece is None or self._length(piece) > limit:
                 source.idle = True
-                self._driver.decline(key, grant)
-                return
-            run, duplicate = Run(piece, piece + 1), True
+                return False
+            if self._length(piece) > MAX_DUPLICATE:
+                # Too long to wait in memory for a second copy: it is taken from the slow one.
+                self._take_away(piece)
+                run = self._picker.take(key, 1)
+            else:
+                run, duplicate = Run(piece, piece + 1), True
+        if run is None:
+            return False
         if not source.gets:
             source.heard = now
             source.restart_window(now)
@@ -202,6 +208,7 @@ class Transfer:
         for piece in get.pending:
             self._asked.setdefault(piece, []).append((source, get))
         self._driver.get(key, grant, run, duplicate)
+        return True
 
     def progressed(self, key: SourceKey, grant: int, count: int, now: float) -> None:
         """``count`` bytes came for the grant, wanted or cancelled."""
@@ -232,14 +239,13 @@ class Transfer:
             return False
         get.pending.discard(piece)
         self._forget(piece, source, get)
-        for other, its_get in list(self._asked.get(piece, ())):
-            # Endgame: whoever was second is told to stop.
-            self._driver.cancel(other.key, its_get.grant)
-            self._release(other, its_get)
+        self._take_away(piece)  # endgame: whoever was second is told to stop
         if not get.pending:
             del source.gets[grant]
         new = self._picker.got(piece)
         if new:
+            if not source.bytes and self._piece_size > FIRST_RUN and not source.idle:
+                self._driver.want(source.key, GRANTS)
             source.bytes += self._length(piece)
         return new
 
@@ -259,14 +265,28 @@ class Transfer:
         for source in list(self.sources.values()):
             if source.gets and not source.stalled and now - source.heard > STALL:
                 source.stalled = True
-                source.idle = True
                 source.rate = 0.0
+                source.idle = True
                 for get in list(source.gets.values()):
                     self._driver.cancel(source.key, get.grant)
                     self._release(source, get)
+            elif not source.idle and not source.gets and now - source.heard > STALL:
+                # It was told `want` and gives nothing: no source for now. Lest it was lost, say it again.
+                source.stalled = True
+                source.heard = now
+                self._driver.want(source.key, self._wanted(source))
         self._wake(now)
 
     # Inside
+
+    def _take_away(self, piece: int) -> None:
+        for other, get in list(self._asked.get(piece, ())):
+            self._driver.cancel(other.key, get.grant)
+            self._release(other, get)
+
+    def _wanted(self, source: Source) -> int:
+        """Grants to keep open: a source that has not shown its rate gets one long piece, not several."""
+        return GRANTS if source.rate or self._piece_size <= FIRST_RUN else 1
 
     def _release(self, source: Source, get: _Get) -> None:
         source.gets.pop(get.grant, None)
@@ -292,7 +312,9 @@ class Transfer:
                 could = self._picker.could_help(source.key) or self._slowest_piece(source, now) is not None
                 if could:
                     source.idle = False
-                    self._driver.want(source.key, GRANTS)
+                    if not source.gets:
+                        source.heard = now
+                    self._driver.want(source.key, self._wanted(source))
 
     def _run_length(self, source: Source, limit: int) -> int:
         """How many pieces to ask for at once."""
@@ -311,8 +333,6 @@ class Transfer:
             if len(entries) != 1 or entries[0][0] is source or not self._picker.has(source.key, piece):
                 continue
             length = self._length(piece)
-            if length > MAX_DUPLICATE:
-                continue
             other, get = entries[0]
             mine = length / source.rate if source.rate else STALL
             silence = now - max(other.heard, get.asked)

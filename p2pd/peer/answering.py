@@ -73,6 +73,7 @@ class Answering:
         self._by_name: dict[str, set[int]] = {}
         self._asked_again: set[int] = set()
         self._piece_sizes: set[int] = set()
+        self._hashing = 0
         self._tasks: set[Deferred[None]] = set()
         self._answers: dict[int, Deferred[None]] = {}
         self._ended = False
@@ -137,13 +138,11 @@ class Answering:
         """Work that counts as an answer under way."""
         task = ensureDeferred(work)
         self._tasks.add(task)
-        if len(self._tasks) >= MAX_ANSWERING:
-            self._link.hold("answers")
+        self._weigh()
 
         def ended(result: Any) -> None:
             self._tasks.discard(task)
-            if len(self._tasks) < MAX_ANSWERING // 2:
-                self._link.release("answers")
+            self._weigh()
             self._link.answered()
 
         def failed(failure: Failure) -> None:
@@ -154,6 +153,16 @@ class Answering:
         task.addErrback(failed)
         task.addBoth(ended)
         return task
+
+    def _weigh(self) -> None:
+        """Many answers under way: read no further requests. One that waits for hashing does not count:
+        it may take long, and other things than requests come on the same conversation.
+        """  # fmt: skip
+        busy = len(self._tasks) - self._hashing
+        if busy >= MAX_ANSWERING:
+            self._link.hold("answers")
+        elif busy < MAX_ANSWERING // 2:
+            self._link.release("answers")
 
     async def _answer(self, req: m.Req) -> None:
         try:
@@ -189,7 +198,12 @@ class Answering:
                 hashed.cancel()
                 return not_have
             self._link.send(m.Hashing(req.req, *progress))
-            await _first(hashed, self._shop.later(HASHING_EVERY))
+            self._hashing += 1
+            self._weigh()
+            try:
+                await _first(hashed, self._shop.later(HASHING_EVERY))
+            finally:
+                self._hashing -= 1
         if failed:
             return not_have
         manifest = result[0]

@@ -9,6 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from p2pd.errors import RefusedError
 from p2pd.model import Offer, PeerId, PeerInfo
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.conversation import Conversation
@@ -94,7 +95,8 @@ class Asking:
 
         def failed(failure: Failure) -> None:
             asked.dialling = None
-            self._offers.unreachable(asked.info.id)
+            refused = failure.check(RefusedError) is not None
+            self._offers.unreachable(asked.info.id, failure.getErrorMessage() if refused else None)
             self._retry(asked)
             self._answered()
 

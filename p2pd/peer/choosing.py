@@ -112,6 +112,14 @@ class Choosing:
         for peer in [peer for peer, offering in self.offering.items() if offering[0] is source]:
             del self.offering[peer]
 
+    def variants_now(self) -> list[dict[str, Any]]:
+        """As :meth:`variants`, of the offers that stand now."""
+        rows: dict[FileId, dict[str, Any]] = {}
+        for source, offer, _ in self.offering.values():
+            row = rows.setdefault(offer.file_id, {"id": offer.file_id, "size": offer.size, "holders": []})
+            row["holders"].append(peer_of(source).name)
+        return list(rows.values())
+
     def variants(self, mine: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """What a conflict lists, what is here (``mine``) included."""
         rows = self.offers.variants()

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from p2pd.errors import P2PError, RefusedError
+from p2pd.errors import P2PError, RefusedError, UnreachableError
 from p2pd.model import PeerId, PeerInfo
 from p2pd.net.fast import dial
 from p2pd.peer.conversation import Conversation
@@ -126,8 +126,9 @@ class Contacts(protocol.Factory):
 
     def with_peer(self, peer: PeerId) -> Conversation | None:
         """An open conversation with that peer."""
+        info = self._listed().get(peer)
         for conversation in self._by_peer.get(peer, ()):
-            if not conversation.ended:
+            if not conversation.ended and (conversation.dialled or _is_at(conversation, info)):
                 return conversation
         return None
 
@@ -154,12 +155,12 @@ class Contacts(protocol.Factory):
         conversation = Conversation(self, dialled=True)
         try:
             if self._stopped:
-                raise RefusedError("this peer is leaving")
+                raise UnreachableError("this peer is leaving")
             try:
                 await dial(self._reactor, peer.host, peer.port, conversation)
             except (ConnectError, OSError, ValueError) as error:
                 conversation.ready.addErrback(lambda _: None)
-                raise RefusedError(f"{peer.name} cannot be reached: {error}") from None
+                raise UnreachableError(f"{peer.name} cannot be reached: {error}") from None
             self._all.add(conversation)
             conversation.ready.addTimeout(HANDSHAKE, self._reactor)
             try:
@@ -168,10 +169,11 @@ class Contacts(protocol.Factory):
                 raise
             except Exception as error:
                 conversation.abort()
-                raise RefusedError(f"{peer.name} does not answer: {type(error).__name__}") from None
+                raise UnreachableError(f"{peer.name} does not answer: {type(error).__name__}") from None
             assert conversation.other is not None
             if conversation.other.id != peer.id:
-                raise RefusedError(f"{peer.name} is another peer now")
+                conversation.close()
+                raise UnreachableError(f"{peer.name} is another peer now")
             return conversation
         finally:
             self._slots.release()
@@ -212,3 +214,9 @@ class Contacts(protocol.Factory):
         await empty
         if call.active():
             call.cancel()
+
+
+def _is_at(conversation: Conversation, info: PeerInfo | None) -> bool:
+    """Whether who dialled us is where the list has that peer: an id alone can be claimed by anybody."""
+    other = conversation.other
+    return info is None or (other is not None and (other.host, other.port) == (info.host, info.port))

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from p2pd.errors import P2PError, ProtocolError, RefusedError
+from p2pd.errors import P2PError, ProtocolError, RefusedError, UnreachableError
 from p2pd.model import PeerId
 from p2pd.net.addresses import canonical_host
 from p2pd.net.fast import FileSlice, made
@@ -331,7 +331,7 @@ class Conversation(protocol.Protocol):
             self._end_if_answered()
             return
         silent = now - self._heard
-        if silent > SILENCE and "unsent" not in self._held:
+        if silent > SILENCE and not self._held:
             self.abort()
         elif silent > PING_AFTER and not self._pinged and self.other is not None:
             self._pinged = True
@@ -374,5 +374,5 @@ class Conversation(protocol.Protocol):
             cause = self._reason
             if cause is None:
                 text = "closed" if reason.check(ConnectionDone) else reason.getErrorMessage()
-                cause = RefusedError(f"{self.name} closed the connection before hello: {text}")
+                cause = UnreachableError(f"{self.name} closed the connection before hello: {text}")
             self.ready.errback(Failure(cause))

@@ -11,10 +11,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 import attrs
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 
 from p2pd.errors import (
+    ConflictError,
     NoSourcesError,
     P2PError,
     StorageError,
@@ -30,6 +31,7 @@ from p2pd.peer.seeking import Seeking
 from p2pd.peer.waiting import Emit, Waiter, Waiters
 from p2pd.pieces import Bitfield
 from p2pd.share.disk import check_room
+from p2pd.share.hashing import Cancelled
 from p2pd.share.partial import Job
 from p2pd.status import State, TransferStatus
 from p2pd.text import escape
@@ -46,7 +48,14 @@ class Download:
     chosen, and it waits for its sources however long that takes.
     """
 
-    def __init__(self, house: Household, job: Job, *, resumed: bool = False) -> None:
+    def __init__(
+        self,
+        house: Household,
+        job: Job,
+        *,
+        resumed: bool = False,
+        held: tuple[Manifest, Bitfield] | None = None,
+    ) -> None:
         self._house = house
         self.job = job
         self.id = job.transfer
@@ -55,15 +64,21 @@ class Download:
         self.ended_at: float | None = None
         self._resumed = resumed
         self._began = house.now()
-        self._seeking = Seeking(self, house, job, settled=resumed, note=self._note)
+        settled = resumed and job.file_id is not None
+        self._seeking = Seeking(self, house, job, settled=settled, patient=resumed, note=self._note)
+        self._settled = settled
+        self._started = False
         self._intake: Intake | None = None
-        self._unopened: tuple[Manifest, Bitfield] | None = None
+        self._unopened = held
         """What is to be opened, and the pieces that it is said to hold: hashed then."""
         self._size: int | None = job.size
         self._waiters = Waiters()
         self._told = 0.0
         self._checking = False
         self._finishing = False
+        self._given_up = False
+        self._finished: Deferred[None] = Deferred()
+        self._discarded: Deferred[None] = Deferred()
         self._keeper = Keeper(house)
         self._sourceless_since = self._began
 
@@ -74,20 +89,15 @@ class Download:
 
     # Life
 
-    async def start(self, manifest: Manifest | None = None, held: Bitfield | None = None) -> None:
-        """Make the job durable and begin; a resumed one brings what its state names as held.
-
-        StorageError where the share cannot be written.
-        """
-        if not self._resumed:
-            if not await self._seeking.look_here():
-                job = self.job
-                await self._house.in_thread(lambda: self._house.store.save_job(job))
-        elif manifest is not None and held is not None:
-            self._unopened = (manifest, held)
+    async def start(self) -> None:
+        """Make the job durable and begin. StorageError where the share cannot be written, ConflictError."""
+        if not self._settled and not await self._seeking.look_here() and not self._resumed:
+            job = self.job
+            await self._house.in_thread(lambda: self._house.store.save_job(job))
+        if self._unopened is not None:
             await self._open()
-        if self.ended_at is None:
-            self.tick(self._house.now())
+        self._started = True
+        self.tick(self._house.now())
 
     async def _open(self) -> None:
         """The partial file, and what of it is held: that is hashed again. Trouble leaves it unopened."""
@@ -103,6 +113,9 @@ class Download:
                 held = await house.in_thread(lambda: file.rehash(named, lambda: self.ended_at is not None))
         except StorageError as error:
             self.storage_failed(error)
+            return
+        except Cancelled:
+            file.close()
             return
         finally:
             self._checking = False
@@ -123,7 +136,7 @@ class Download:
 
     def tick(self, now: float) -> None:
         """Look at what is due; called every :data:`p2pd.fetch.transfer.TICK` seconds, and more often."""
-        if self.ended_at is not None:
+        if self.ended_at is not None or not self._started:
             return
         self._seeking.tick(now, asking=not self.job.paused)
         intake = self._intake
@@ -131,6 +144,9 @@ class Download:
             intake.transfer.tick(now)
             self._waiters.measure(intake.transfer.bytes_held, now)
         self.complete()
+        if intake is None and not self.job.paused:
+            # A holder may have offered anew what it once took back.
+            self._use_offers()
         if not self.job.paused and self._keeper.try_now(now):
             self.spawn(self._try_storage())
         self._watch_sources(now)
@@ -180,7 +196,16 @@ class Download:
 
     def sought_in_vain(self, error: P2PError) -> None:
         """Part of :class:`~p2pd.peer.seeking.Seeker`."""
-        self._fail(error)
+        self.fail(error)
+
+    def nobody_yet(self, error: P2PError) -> None:
+        """Part of :class:`~p2pd.peer.seeking.Seeker`."""
+        self._waiters.release(error)
+
+    def _use_offers(self) -> None:
+        for offering in self._seeking.offering():
+            if offering[1].file_id == self.job.file_id or self.job.file_id is None:
+                self.usable(*offering)
 
     def offers_closed(self) -> None:
         """Part of :class:`~p2pd.peer.seeking.Seeker`."""
@@ -208,6 +233,12 @@ class Download:
             or (intake is None and self._seeking.hashing_somewhere)
         ):
             self._sourceless_since = now
+        elif self._intake is not None and self._seeking.others() and now - self._sourceless_since > 1.0:
+            # Waiting longer is no use to who asked by name: what is offered now is something else.
+            name, variants = escape(self.job.name), self._seeking.others()
+            mine: dict[str, Any] = {"id": self.job.file_id, "size": self._size, "holders": []}
+            text = f"{name} is offered with another content now: cancel {self.id} to fetch that, or wait"
+            self._waiters.release(ConflictError(text, variants=[mine, *variants]))
         elif self._seeking.had_sources:
             text = (
                 f"no source of {escape(self.job.name)} is left; what came is kept, and it goes on by itself"
@@ -228,16 +259,15 @@ class Download:
 
     async def _finish(self, intake: Intake) -> None:
         in_thread, job = self._house.in_thread, self.job
+        self._finished = Deferred()
         intake.drop_all()
         try:
             if job.sha256 is not None:
-                digest = await in_thread(
-                    lambda: intake.file.digest("sha256", lambda: self.ended_at is not None)
-                )
+                digest = await in_thread(lambda: intake.file.digest("sha256", lambda: self._given_up))
                 if digest != job.sha256:
                     raise VerifyError(f"{escape(job.name)}: its SHA-256 is {digest}")
-            if self.ended_at is not None:
-                return
+            if self._given_up:
+                raise Cancelled
             await in_thread(lambda: intake.file.finish(job.target, job.replace))
             await self._house.index.adopt(job.target, intake.manifest)
         except StorageError as error:
@@ -246,10 +276,14 @@ class Download:
             self._unopened, self._intake = (intake.manifest, intake.transfer.held), None
             intake.file.close()
             self.storage_failed(error)
+        except Cancelled:
+            self._finishing = False
         except P2PError as error:
-            self._fail(error)
+            self.fail(error)
         else:
             self._succeed(intake.manifest)
+        finally:
+            self._finished.callback(None)
 
     # Storage
 
@@ -281,11 +315,10 @@ class Download:
         self._keeper.recovered()
         if self._unopened is not None:
             await self._open()
-        elif intake is not None:
+        elif intake is not None and not self.job.paused:
             intake.transfer.resume(self._house.now())
         else:
-            for offering in self._seeking.offering()[:1]:
-                self.usable(*offering)
+            self._use_offers()
 
     async def _save(self, intake: Intake) -> None:
         try:
@@ -298,7 +331,10 @@ class Download:
 
     def wait(self, emit: Emit, timeout: float) -> Waiter:
         """A client waits; it leaves by :meth:`leave`."""
-        return self._waiters.add(emit, timeout, self._house.now())
+        waiter = self._waiters.add(emit, timeout, self._house.now())
+        if self._keeper.in_trouble and self.error is not None:
+            self._waiters.release(self.error)
+        return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """The client waits no longer; the transfer goes on."""
@@ -315,8 +351,16 @@ class Download:
             self._waiters.rate if self.state == "running" else 0.0,
             tuple(intake.sources()) if intake is not None else (),
             self.error.code if self.error is not None else None,
-            self.error.message if self.error is not None else None,
+            self.error.message if self.error is not None else self._why(),
         )  # fmt: skip
+
+    def _why(self) -> str | None:
+        """What a transfer that waits is waiting for, where that is worth a sentence."""
+        if self.state == "waiting" and self._seeking.distrusted:
+            return f"{self._seeking.distrusted} peers sent wrong data; others are waited for"
+        if self.state == "waiting" and self._intake is not None and self._seeking.others():
+            return "only other contents of that name are offered"
+        return None
 
     @property
     def pieces(self) -> tuple[Manifest, Bitfield] | None:
@@ -340,19 +384,30 @@ class Download:
                 intake.transfer.resume(self._house.now())
             await self._save(intake)
 
-    def give_up(self) -> None:
-        """Cancelled by a person; what came of it is removed."""
+    async def give_up(self) -> None:
+        """Cancelled by a person; returns when what came of it is removed. P2PError where it was just done."""
+        if self._finishing:
+            self._given_up = True
+            await _fired(self._finished)
+        if self.state == "done":
+            raise P2PError(f"{escape(self.job.target)} was complete before it could be cancelled")
         self._end("cancelled", P2PError("the transfer was cancelled"))
+        await _fired(self._discarded)
 
     async def suspend(self) -> None:
         """The daemon stops: keep what came for the next start."""
         if self.ended_at is not None:
             return
+        if self._finishing:
+            self._given_up = True
+            await _fired(self._finished)
+            if self.over:
+                return
         intake = self._intake
         self.ended_at = self._house.now()
         self._seeking.stop()
         self._waiters.release(P2PError("the daemon stops; the transfer goes on at its next start"))
-        if intake is not None and not self._finishing:
+        if intake is not None:
             intake.drop_all()
             held, job = intake.transfer.held.copy(), self.job
             try:
@@ -383,11 +438,13 @@ class Download:
             },
         )
 
-    def _fail(self, error: P2PError) -> None:
+    def fail(self, error: P2PError) -> None:
+        """It ends so."""
         log.info("{file}: {why}", file=escape(self.job.name), why=error.message)
         self._end("failed", error)
 
-    def _end(self, state: State, outcome: P2PError | dict[str, Any]) -> None:
+    def _end(self, state: State, outcome: P2PError | dict[str, Any], keep: bool = False) -> None:
+        """``keep``: what came stays for the next start, for a fault of ours."""
         if self.ended_at is not None:
             return
         self._end_state = state
@@ -397,7 +454,8 @@ class Download:
         if self._intake is not None:
             self._intake.drop_all()
             self._intake.file.close()
-        self.spawn(self._discard())
+        if not keep:
+            self.spawn(self._discard())
         self._waiters.end(outcome)
         self._house.download_ended(self.id, self.status())
 
@@ -406,16 +464,25 @@ class Download:
             await self._house.in_thread(lambda: self._house.store.discard(self.id))
         except StorageError as error:
             log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
+        self._discarded.callback(None)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Part of :class:`~p2pd.peer.seeking.Seeker`."""
 
         def failed(failure: Any) -> None:
             log.failure("transfer of {file}", failure, file=escape(self.job.name))
-            self._end("failed", P2PError(f"internal error: {failure.type.__name__}"))
+            self._end("failed", P2PError(f"internal error: {failure.type.__name__}"), keep=True)
 
         ensureDeferred(work).addErrback(failed)
 
     def _note(self, what: str, source: Fetching) -> None:
         if self._house.activity.on:
             self._house.activity.note(what, None, self.job.name, f"from {source.link.name}")
+
+
+async def _fired(deferred: Deferred[None]) -> None:
+    """Wait for one that others wait for too."""
+    if not deferred.called:
+        mine: Deferred[None] = Deferred()
+        deferred.chainDeferred(mine)
+        await mine

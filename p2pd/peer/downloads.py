@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from p2pd.errors import NotFoundError, P2PError, RefusedError, StorageError
-from p2pd.model import FileId, TransferId
+from p2pd.model import FileId, Manifest, TransferId
 from p2pd.peer.download import Download
 from p2pd.peer.household import Household
 from p2pd.peer.serving import Upload
@@ -50,24 +50,47 @@ class Downloads:
         self._house = house
         self._live: dict[TransferId, Download] = {}
         self._ended: deque[tuple[float, TransferStatus]] = deque(maxlen=MAX_ENDED)
+        self._uploaded: deque[tuple[float, TransferStatus]] = deque(maxlen=MAX_ENDED)
         self._loaded: Deferred[None] = Deferred()
 
     async def load(self) -> list[str]:
         """Go on with what an earlier run left; gives sentences about what was damaged."""
-        loaded = await self._house.in_thread(self._house.store.load)
+        try:
+            loaded = await self._house.in_thread(self._house.store.load)
+        except StorageError as error:
+            self._loaded.callback(None)
+            return [f"{error}."]
         begun = []
         for job, manifest, held in loaded:
-            download = Download(self._house, job, resumed=True)
+            known = (manifest, held) if manifest is not None else None
+            download = Download(self._house, job, resumed=True, held=known)
             self._live[download.id] = download
-            begun.append((download, manifest, held))
+            begun.append(download)
         # Known before anything is asked for: a req for one of them joins it.
         self._loaded.callback(None)
-        for download, manifest, held in begun:
+        for name, manifest in self._house.store.renamed:
+            await self._keep_manifest(name, manifest)
+        for download in begun:
             try:
-                await download.start(manifest, held)
+                await download.start()
             except StorageError as error:
                 download.storage_failed(error)
+            except P2PError as error:
+                download.fail(error)
+            except Exception:
+                # One that cannot be started must not take the others, or the daemon, with it.
+                log.failure("transfer of {file}", file=escape(download.job.name))
+                self._live.pop(download.id, None)
         return list(self._house.store.problems)
+
+    async def _keep_manifest(self, name: str, manifest: Manifest) -> None:
+        """A kill came between the file's name and its manifest: if it is still that file, it keeps it."""
+        index = self._house.index
+        try:
+            if (await index.manifest(name, manifest.piece_size)).file_id == manifest.file_id:
+                await index.adopt(name, manifest)
+        except P2PError as error:
+            log.info("{file}: {why}", file=escape(name), why=error.message)
 
     async def request(self, args: Any) -> Download:
         """Begin what `req` asks for, or join a transfer that does the same.
@@ -91,13 +114,16 @@ class Downloads:
             await waited
         for other in self._live.values():
             if other.job.target == output:
-                return _join(other, job)
+                joined = _join(other, job)
+                if joined.job.paused:
+                    await joined.set_paused(False)
+                return joined
         download = Download(self._house, job)
         self._live[download.id] = download
         try:
             await download.start()
-        except P2PError:
-            self._live.pop(download.id, None)
+        except P2PError as error:
+            download.fail(error)
             raise
         return download
 
@@ -106,12 +132,10 @@ class Downloads:
         self._live.pop(transfer, None)
         self._ended.append((self._house.now(), status))
 
-    def upload_ended(self, upload: Upload, name: str) -> None:
+    def upload_ended(self, upload: Upload, name: str, done: bool) -> None:
         """Nothing more goes out of it."""
-        complete = upload.bytes >= upload.manifest.size
-        self._ended.append(
-            (self._house.now(), _upload_status(upload, name, "done" if complete else "cancelled"))
-        )
+        status = _upload_status(upload, name, "done" if done else "cancelled")
+        self._uploaded.append((self._house.now(), status))
 
     def find(self, transfer: str) -> Download:
         """A transfer that has not ended. NotFoundError."""
@@ -132,11 +156,13 @@ class Downloads:
     def statuses(self, uploads: Iterator[tuple[str, Upload]]) -> list[TransferStatus]:
         """What `transfers` lists: going on first, then ended ones, newest first."""
         now = self._house.now()
-        while self._ended and now - self._ended[0][0] > KEEP_ENDED:
-            self._ended.popleft()
+        for ended in (self._ended, self._uploaded):
+            while ended and now - ended[0][0] > KEEP_ENDED:
+                ended.popleft()
         rows = [download.status() for download in self._live.values()]
         rows += [_upload_status(upload, name, "running") for name, upload in uploads]
-        rows += [status for _, status in reversed(self._ended)]
+        latest = sorted([*self._ended, *self._uploaded], key=lambda each: each[0], reverse=True)
+        rows += [status for _, status in latest]
         return rows
 
     def tick(self, now: float) -> None:
@@ -167,6 +193,6 @@ def _join(other: Download, job: Job) -> Download:
 def _upload_status(upload: Upload, name: str, state: Any) -> TransferStatus:
     rate = upload.rate if state == "running" else 0.0
     return TransferStatus(
-        f"{id(upload) & 0xFFFFFFFFFFFF:012x}", upload.entry.name, upload.file_id, "out", state, upload.bytes,
+        upload.id, upload.entry.name, upload.file_id, "out", state, upload.bytes,
         upload.manifest.size, rate, (SourceStatus(name, upload.bytes, rate),),
     )  # fmt: skip

@@ -36,8 +36,8 @@ class Asker(Protocol):
 class Taker(Protocol):
     """Who said `want` for a file."""
 
-    def granted(self, source: Fetching, grant: int, limit: int) -> None:
-        """To be answered by get or decline."""
+    def granted(self, source: Fetching, grant: int, limit: int) -> bool:
+        """True where it was used, by ``get``; False: he wants none until he says `want` again."""
 
     def cancelled(self, source: Fetching, grant: int) -> None:
         """Nothing more comes of this grant."""
@@ -84,7 +84,7 @@ class Fetching:
         self._asked: dict[int, _Asked] = {}
         self._next_req = 1
         self._manifests: dict[FileId, _ManifestWait] = {}
-        self._takers: dict[FileId, Taker] = {}
+        self._takers: dict[FileId, dict[Taker, int]] = {}
         self._sinks: dict[int, tuple[Taker, RangeSink]] = {}
         self._body: tuple[m.Message, bytearray] | None = None
         self.current: RangeSink | None = None
@@ -235,8 +235,7 @@ class Fetching:
         wait = self._manifests.pop(file_id, None)
         if wait is not None:
             _fail(wait, ChangedError(f"{self.link.name}: {gone.message}"))
-        taker = self._takers.pop(file_id, None)
-        if taker is not None:
+        for taker in self._takers.pop(file_id, {}):
             for grant, (its_taker, sink) in list(self._sinks.items()):
                 if its_taker is taker:
                     sink.discard()
@@ -246,28 +245,31 @@ class Fetching:
     # Taking
 
     def want(self, file_id: FileId, taker: Taker, count: int) -> None:
-        """Keep so many grants open for this file."""
-        self._takers[file_id] = taker
-        self.link.send(m.Want(file_id, count))
+        """Keep so many grants open for this file; two who want the same content share what is granted."""
+        self._takers.setdefault(file_id, {})[taker] = count
+        self._send_want(file_id)
 
-    def leave(self, file_id: FileId) -> None:
-        """Nothing more of this file is wanted; what is under way is cancelled."""
-        taker = self._takers.pop(file_id, None)
-        if taker is None or self.ended:
+    def _send_want(self, file_id: FileId) -> None:
+        count = sum(self._takers.get(file_id, {}).values())
+        self.link.send(m.Want(file_id, min(count, m.MAX_WANT)))
+
+    def leave(self, file_id: FileId, taker: Taker) -> None:
+        """He wants nothing more of this file; what is under way for him is cancelled."""
+        takers = self._takers.get(file_id, {})
+        if taker not in takers or self.ended:
             return
+        del takers[taker]
+        if not takers:
+            del self._takers[file_id]
         for grant, (its_taker, sink) in list(self._sinks.items()):
             if its_taker is taker and not sink.dead:
                 self.cancel(grant)
-        self.link.send(m.Want(file_id, 0))
+        self._send_want(file_id)
 
     def get(self, sink: RangeSink, taker: Taker) -> None:
         """Use the sink's grant for its range."""
         self._sinks[sink.grant] = (taker, sink)
         self.link.send(m.Get(sink.grant, sink.offset, sink.length))
-
-    def decline(self, grant: int) -> None:
-        """Nothing to ask for."""
-        self.link.send(m.Decline(grant))
 
     def cancel(self, grant: int) -> None:
         """Stop; frames under way are discarded until `cancelled` comes."""
@@ -280,11 +282,14 @@ class Fetching:
     def _on_grant(self, grant: m.Grant) -> None:
         if grant.grant in self._sinks:
             raise ProtocolError(f"grant: {grant.grant} is used")
-        taker = self._takers.get(FileId(grant.file))
-        if taker is None:
-            self.decline(grant.grant)
-        else:
-            taker.granted(self, grant.grant, grant.bytes)
+        takers = self._takers.get(FileId(grant.file), {})
+        for taker in [taker for taker, count in takers.items() if count]:
+            if taker.granted(self, grant.grant, grant.bytes):
+                # The next one is somebody else's turn.
+                takers[taker] = takers.pop(taker)
+                return
+            takers[taker] = 0
+        self.link.send(m.Decline(grant.grant))
 
     def _on_data(self, header: m.Data) -> None:
         entry = self._sinks.get(header.grant)
@@ -308,7 +313,7 @@ class Fetching:
     def misbehaved(self) -> None:
         """The other side broke the protocol: nobody is to use it again for what he wants of it."""
         self._fail_manifests(ProtocolError(f"{self.link.name} broke the protocol"))
-        for taker in set(self._takers.values()):
+        for taker in {taker for takers in self._takers.values() for taker in takers}:
             taker.misbehaved(self)
 
     def _fail_manifests(self, error: P2PError) -> None:

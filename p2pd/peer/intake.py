@@ -82,7 +82,7 @@ class Intake:
         if key in self._reached:
             self._count(key)
             del self._reached[key]
-            source.leave(self.file_id)
+            source.leave(self.file_id, self)
             self.transfer.remove_source(key, self._now())
 
     def drop_all(self) -> None:
@@ -134,11 +134,6 @@ class Intake:
         self._note("asked for", run, info)
         reached.get(sink, self)
 
-    def decline(self, source: SourceKey, grant: int) -> None:
-        """Part of :class:`~p2pd.fetch.transfer.Driver`."""
-        if source in self._reached:
-            self._reached[source][0].decline(grant)
-
     def cancel(self, source: SourceKey, grant: int) -> None:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
         if source in self._reached:
@@ -152,17 +147,14 @@ class Intake:
             "{name} sent a wrong piece {piece} of {file}: not used again for it",
             name=escape(info.name), piece=piece, file=escape(self._name),
         )  # fmt: skip
-        reached.leave(self.file_id)
+        reached.leave(self.file_id, self)
         self._owner.untrusted(reached)
 
     # The Taker of the conversations
 
-    def granted(self, source: Fetching, grant: int, limit: int) -> None:
+    def granted(self, source: Fetching, grant: int, limit: int) -> bool:
         """Part of :class:`~p2pd.peer.fetching.Taker`."""
-        if id(source) in self._reached:
-            self.transfer.granted(id(source), grant, limit, self._now())
-        else:
-            source.decline(grant)
+        return id(source) in self._reached and self.transfer.granted(id(source), grant, limit, self._now())
 
     def cancelled(self, source: Fetching, grant: int) -> None:
         """Part of :class:`~p2pd.peer.fetching.Taker`."""

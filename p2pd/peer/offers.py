@@ -21,6 +21,7 @@ class _Answer:
     offer: Offer | None = None
     done: int = -1
     progress: float = 0.0
+    refusal: str | None = None
 
 
 class Offers:
@@ -50,11 +51,11 @@ class Offers:
         if peer in self._answers:
             self._answers[peer].state = "not have"
 
-    def unreachable(self, peer: PeerId) -> None:
-        """It could not be asked, or went before it answered."""
+    def unreachable(self, peer: PeerId, refusal: str | None = None) -> None:
+        """It could not be asked, or went before it answered; ``refusal``: what it said instead."""
         answer = self._answers.get(peer)
         if answer is not None and answer.state in ("asked", "hashing"):
-            answer.state = "unreachable"
+            answer.state, answer.refusal = "unreachable", refusal
 
     def hashing(self, peer: PeerId, done: int, now: float) -> None:
         """It hashes the file: ``done`` bytes so far."""
@@ -73,6 +74,15 @@ class Offers:
     def unreached(self) -> int:
         """How many could not be reached."""
         return sum(1 for answer in self._answers.values() if answer.state == "unreachable")
+
+    @property
+    def refusals(self) -> list[str]:
+        """What those said who refused to be asked."""
+        return [answer.refusal for answer in self._answers.values() if answer.refusal is not None]
+
+    def reopen(self, now: float) -> None:
+        """Nobody had it when they closed, and now somebody has: they close anew."""
+        self._closed, self._began, self._first = False, now, None
 
     @property
     def count(self) -> int:

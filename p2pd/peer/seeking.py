@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
-from p2pd.errors import ConflictError, NotFoundError, P2PError
+from p2pd.errors import ConflictError, NotFoundError, P2PError, RefusedError
 from p2pd.model import Manifest, Offer, PeerInfo, check_dimensions
 from p2pd.peer.asking import Asking
 from p2pd.peer.choosing import Choosing, Verdict
@@ -22,6 +22,7 @@ from p2pd.peer.household import Household
 from p2pd.peer.listing import ListAsking
 from p2pd.peer.offers import Offers
 from p2pd.pieces import Bitfield
+from p2pd.share.disk import check_target
 from p2pd.share.index import Entry
 from p2pd.share.partial import Job
 from p2pd.text import escape
@@ -43,7 +44,10 @@ class Seeker(Protocol):
         """Nothing need be fetched."""
 
     def sought_in_vain(self, error: P2PError) -> None:
-        """NotFoundError, ConflictError, VerifyError."""
+        """NotFoundError, RefusedError, ConflictError, VerifyError: it ends."""
+
+    def nobody_yet(self, error: P2PError) -> None:
+        """Nobody has it; it was asked for in an earlier run, so it waits."""
 
     def source_left(self, source: Fetching) -> None:
         """A conversation is over."""
@@ -56,7 +60,10 @@ class Seeker(Protocol):
 
 
 class Seeking:
-    """See the module. ``settled``: the content was chosen in an earlier run."""
+    """See the module. ``settled``: the content was chosen in an earlier run.
+
+    ``patient``: where nobody has it, wait for somebody.
+    """
 
     def __init__(
         self,
@@ -65,8 +72,12 @@ class Seeking:
         job: Job,
         *,
         settled: bool,
+        patient: bool,
         note: Callable[[str, Fetching], None],
     ) -> None:
+        self._patient = patient
+        self._comparing = False
+        self._nobody = False
         self._seeker = seeker
         self._house = house
         self._job = job
@@ -88,12 +99,17 @@ class Seeking:
         return named and info.id not in self._choosing.untrusted
 
     async def look_here(self) -> bool:
-        """Before anybody is asked: True where a file of that name is here, so that none may be written."""
-        if not self._job.replace:
-            self._local = await self._house.index.find(self._job.target)
-        if self._local is not None and self._choosing.pinned:
-            await self._settle(pinned_content(self._house, self._job, self._local))
-        return self._local is not None
+        """Before anybody is asked: True where a file of that name is here that may not be replaced.
+
+        ConflictError where something else has the name, or stands in the way to it.
+        """
+        job, root = self._job, self._house.root
+        self._local = await self._house.index.find(job.target)
+        if self._local is None:
+            await self._house.in_thread(lambda: check_target(root, job.target, job.replace))
+        elif self._choosing.pinned:
+            await self._settle(pinned_content(self._house, job, self._local))
+        return self._local is not None and not job.replace
 
     def tick(self, now: float, *, asking: bool) -> None:
         """Look at what is due; ``asking`` False: ask nobody now."""
@@ -119,6 +135,9 @@ class Seeking:
     def _offered(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
         if self._seeker.over:
             return
+        if self._nobody:
+            self._nobody = self.closed = False
+            self._offers.reopen(self._house.now())
         try:
             check_dimensions(offer.size, offer.piece_size)
         except ValueError as error:
@@ -130,7 +149,7 @@ class Seeking:
             chosen = self._choosing.chosen()
             assert chosen is not None
             self._asking.ask_again(source, chosen[1])
-        elif verdict is Verdict.USE and (self._local is None or self.closed):
+        elif verdict is Verdict.USE and self._local is None:
             # What is here already is compared first, when the offers are closed.
             self._seeker.usable(source, offer, have)
         self.check()
@@ -139,25 +158,41 @@ class Seeking:
         """Everybody has answered: is it here already, or nowhere?"""
         if self._local is not None:
             await self._settle(same_content(self._house, self._job, self._choosing, self._local))
+            if not self._seeker.over:
+                # Another content is here, and is to be replaced.
+                self._local = None
+                for offering in self.offering():
+                    self._seeker.usable(*offering)
         elif self._lists is None and not self._choosing.untrusted and not self._choosing.made:
             name, groups = escape(self._job.name), self._offers.by_id()
             if not groups:
                 text = f"nobody has {name}"
                 if self._offers.unreached:
                     text += f" ({self._offers.unreached} of {self._offers.count} peers could not be reached)"
-                self._seeker.sought_in_vain(NotFoundError(text))
+                error = (
+                    RefusedError(self._offers.refusals[0]) if self._offers.refusals else NotFoundError(text)
+                )
+                if self._patient:
+                    self._nobody = True
+                    self._seeker.nobody_yet(error)
+                else:
+                    self._seeker.sought_in_vain(error)
             elif self._choosing.pinned and self._choosing.wanted not in groups:
                 text = f"nobody has {name} with that id"
                 self._seeker.sought_in_vain(NotFoundError(text, variants=self._choosing.variants()))
 
     async def _settle(self, looking: Coroutine[Any, Any, Manifest | None]) -> None:
+        self._comparing = True
         try:
             manifest = await looking
         except P2PError as error:
-            self._seeker.sought_in_vain(error)
+            if not (isinstance(error, ConflictError) and self._job.replace):
+                self._seeker.sought_in_vain(error)
         else:
             if manifest is not None and not self._seeker.over:
                 self._seeker.here_already(manifest)
+        finally:
+            self._comparing = False
 
     # The piece list
 
@@ -180,8 +215,8 @@ class Seeking:
         return list(self._choosing.offering.values())
 
     def offering(self) -> list[tuple[Fetching, Offer, Bitfield | None]]:
-        """Who offers something now."""
-        return list(self._choosing.offering.values())
+        """Who offers something now that may be fetched."""
+        return list(self._choosing.offering.values()) if self._local is None else []
 
     # Sources
 
@@ -199,8 +234,17 @@ class Seeking:
 
     @property
     def hashing_somewhere(self) -> bool:
-        """True while a holder hashes the file."""
-        return self._offers.hashing_somewhere
+        """True while a holder hashes the file, or what is here is compared."""
+        return self._comparing or self._offers.hashing_somewhere
+
+    def others(self) -> list[dict[str, Any]]:
+        """Contents that are offered now, other than the one chosen: as a conflict lists them."""
+        return [row for row in self._choosing.variants_now() if row["id"] != self._choosing.wanted]
+
+    @property
+    def distrusted(self) -> int:
+        """How many peers sent wrong data and are not asked any more."""
+        return len(self._choosing.untrusted)
 
     @property
     def had_sources(self) -> bool:

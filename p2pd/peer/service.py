@@ -22,7 +22,7 @@ from p2pd.control.paths import socket_path
 from p2pd.control.server import ControlService
 from p2pd.errors import NotFoundError, P2PError
 from p2pd.fetch.transfer import TICK
-from p2pd.model import PeerId, TransferId, is_peer_id
+from p2pd.model import PeerId, PeerInfo, TransferId, is_peer_id
 from p2pd.net.fast import FastPort
 from p2pd.net.listening import Listener
 from p2pd.net.starting import start_or_exit
@@ -154,6 +154,7 @@ class PeerService(service.Service):
             self._uplink.start()
         for problem in await self._downloads.load():
             log.warn("{problem}", problem=problem)
+            self._problems.append(problem)
 
     def _tick(self, tick: Callable[[float], None]) -> None:
         try:
@@ -216,9 +217,9 @@ class PeerService(service.Service):
         """For the list of ended transfers."""
         self._downloads.download_ended(transfer, status)
 
-    def upload_ended(self, upload: Upload, name: str) -> None:
+    def upload_ended(self, upload: Upload, name: str, done: bool) -> None:
         """For the list of ended transfers."""
-        self._downloads.upload_ended(upload, name)
+        self._downloads.upload_ended(upload, name, done)
         log.info(
             "{file}: sent {size} bytes to {name}",
             file=escape(upload.entry.name), size=upload.bytes, name=name,
@@ -265,6 +266,9 @@ class PeerService(service.Service):
         with contextlib.suppress(OSError):  # without it we are a new peer next time, no more
             _write_private(self._state.path / "cookie", cookie)
 
+    def _others(self) -> list[PeerInfo]:
+        return list(self._uplink.peers.values()) if self._uplink is not None else self.contacts.active()
+
     # Commands
 
     def status(self) -> DaemonStatus:
@@ -273,7 +277,7 @@ class PeerService(service.Service):
         return DaemonStatus(
             role="peer", name=self.label, host=self._hosts[0] if self._hosts else self._config.host,
             port=self._port, manager=uplink.state if uplink is not None else "none",
-            peers=len(uplink.peers) if uplink is not None else 0, files=self.index.count,
+            peers=len(self._others()), files=self.index.count,
             transfers=self._downloads.count + sum(1 for _ in self.uploads()), version=__version__,
             pid=os.getpid(),
             problems=tuple([*self._problems, *(uplink.problems if uplink else ()), *self.index.problems]),
@@ -285,8 +289,7 @@ class PeerService(service.Service):
 
     async def cmd_peers(self, args: Any, emit: Emit) -> dict[str, Any]:
         """The other active peers."""
-        peers = self._uplink.peers.values() if self._uplink is not None else self.contacts.active()
-        for info in sorted(peers, key=lambda info: info.name):
+        for info in sorted(self._others(), key=lambda info: info.name):
             emit({"event": "item", **PeerStatus(info.name, info.host, info.port, info.id).to_json()})
         return {}
 
@@ -317,7 +320,7 @@ class PeerService(service.Service):
 
     async def cmd_cancel(self, args: Any, emit: Emit) -> dict[str, Any]:
         """Give a transfer up."""
-        self._downloads.find(args.id).give_up()
+        await self._downloads.find(args.id).give_up()
         return {"transfer": args.id}
 
     async def cmd_pause(self, args: Any, emit: Emit) -> dict[str, Any]:
@@ -340,6 +343,10 @@ class PeerService(service.Service):
         else:
             if await self.index.find(name) is None:
                 raise NotFoundError(f"{escape(name)} is not here")
+            progress = self.index.hashing_progress(name)
+            if progress is not None:
+                done, size = progress
+                raise P2PError(f"{escape(name)} is still being hashed: {done} of {size} bytes")
             manifest = await self.index.manifest(name)
             held = Bitfield.full(manifest.count)
         emit(

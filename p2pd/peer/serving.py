@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -26,7 +27,8 @@ MAX_GRANTS = 4
 """Grants open at once for one file in one conversation."""
 GRANT_BYTES = 16 * 1024 * 1024
 MAX_FILES = 64
-"""Files that are open for one conversation."""
+"""Files that are open for one conversation; further ones wait."""
+MAX_WAITING = 4096
 SLOW_FRAME = 64 * 1024
 FAST_RATE = 8_000_000
 """Bytes per second from which frames are 1 MiB: 64 KiB then take under 8 ms."""
@@ -53,6 +55,8 @@ class Upload:
     open: dict[int, _Range | None] = attrs.Factory(dict)  # grant -> its range, once named
     bytes: int = 0
     rate: float = 0.0
+    id: str = attrs.Factory(lambda: secrets.token_hex(6))
+    """As `transfers` shows it."""
     _window: tuple[float, int] = (0.0, 0)
 
     def count(self, sent: int, now: float) -> None:
@@ -84,8 +88,8 @@ class Shop(Library, Protocol):
     def now(self) -> float:
         """Monotonic seconds."""
 
-    def upload_ended(self, upload: Upload, name: str) -> None:
-        """For the list of ended transfers; ``name`` is the other's."""
+    def upload_ended(self, upload: Upload, name: str, done: bool) -> None:
+        """For the list of ended transfers; ``name`` is the other's, ``done``: it wanted no more."""
 
 
 class Serving:
@@ -98,6 +102,7 @@ class Serving:
         self.uploads: dict[FileId, Upload] = {}
         self._grants: dict[int, Upload] = {}
         self._next_grant = 1
+        self._waiting: dict[FileId, int] = {}
         self._queue: deque[_Range] = deque()
         self._frame: tuple[_Range, int] | None = None  # the one being sent, its length
         self._warming = False
@@ -133,9 +138,11 @@ class Serving:
         upload = self.uploads.get(file_id)
         if upload is None:
             if not want.count:
+                self._waiting.pop(file_id, None)
                 return
             if len(self.uploads) >= MAX_FILES:
-                raise ProtocolError(f"want: more than {MAX_FILES} files at once")
+                self._put_off(file_id, want.count)
+                return
             try:
                 upload = self._open(file_id)
             except P2PError as error:
@@ -145,6 +152,12 @@ class Serving:
         upload.last = self._shop.now()
         self._issue(upload)
         self._close_unwanted(upload)
+
+    def _put_off(self, file_id: FileId, count: int) -> None:
+        """Too many files are open for this conversation: its further wants wait for one to be closed."""
+        if file_id not in self._waiting and len(self._waiting) >= MAX_WAITING:
+            raise ProtocolError(f"want: more than {MAX_WAITING} files wait")
+        self._waiting[file_id] = count
 
     def _open(self, file_id: FileId) -> Upload:
         index = self._shop.index
@@ -272,7 +285,7 @@ class Serving:
         """The other side said that it wants no more of it, and has all that it named."""
         if not upload.want and not upload.declined and not any(upload.open.values()):
             self._drop_grants(upload)
-            self._close(upload)
+            self._close(upload, done=True)
 
     def _drop_grants(self, upload: Upload) -> None:
         for grant in upload.open:
@@ -323,14 +336,18 @@ class Serving:
 
     # The end
 
-    def _close(self, upload: Upload) -> None:
+    def _close(self, upload: Upload, done: bool = False) -> None:
+        """``done``: the other side wanted no more of it, and did not just go away."""
         if self.uploads.get(upload.file_id) is upload:
             del self.uploads[upload.file_id]
         if self._frame is not None and self._frame[0].upload is upload:
             return  # the transport still reads from it
         os.close(upload.fd)
         if upload.bytes:
-            self._shop.upload_ended(upload, self._link.name)
+            self._shop.upload_ended(upload, self._link.name, done)
+        if self._waiting and not self._ended and len(self.uploads) < MAX_FILES:
+            file_id = next(iter(self._waiting))
+            self._on_want(m.Want(file_id, self._waiting.pop(file_id)))
 
     def tick(self, now: float) -> None:
         """Close what nobody asks for any more."""
@@ -338,14 +355,17 @@ class Serving:
             unused = all(asked is None for asked in upload.open.values())
             if unused and now - upload.last > KEEP_OPEN:
                 self._drop_grants(upload)
-                self._close(upload)
+                self._close(upload, done=True)
 
     def end(self) -> None:
         """The conversation is over."""
         self._ended = True
         self.answers.end()
         self._queue.clear()
-        self._frame = None
+        self._waiting.clear()
+        frame, self._frame = self._frame, None
+        if frame is not None and self.uploads.get(frame[0].upload.file_id) is not frame[0].upload:
+            self._close(frame[0].upload)  # it was closed while this frame was under way
         for upload in list(self.uploads.values()):
             self._close(upload)
 

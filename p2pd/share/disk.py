@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 
-from p2pd.errors import StorageError
+from p2pd.errors import ConflictError, StorageError
 from p2pd.share.paths import ShareRoot, storage_error
+from p2pd.text import escape
 
 
 def sha256_of(root: ShareRoot, rel: bytes) -> str:
@@ -28,3 +30,26 @@ def check_room(root: ShareRoot, missing: int) -> None:
     free = room.f_bavail * room.f_frsize
     if free < missing:
         raise StorageError(f"{missing} bytes are missing, {free} are free")
+
+
+def check_target(root: ShareRoot, name: str, replace: bool) -> None:
+    """ConflictError where something stands in the way of a new file of that name: a folder, a link, a file.
+
+    Only spares fetching what could not be finished: what counts is the rename at the end.
+    """
+    path = b""
+    parts = os.fsencode(name).split(b"/")
+    for number, part in enumerate(parts):
+        path = path + b"/" + part if path else part
+        try:
+            mode = os.stat(path, dir_fd=root.fd, follow_symlinks=False).st_mode
+        except OSError:
+            return
+        shown = escape(os.fsdecode(path))
+        if number < len(parts) - 1:
+            if not stat.S_ISDIR(mode):
+                raise ConflictError(f"{shown} is here, and is no folder", variants=[])
+        elif stat.S_ISDIR(mode):
+            raise ConflictError(f"{shown} is a folder here", variants=[])
+        elif not replace:
+            raise ConflictError(f"{shown} is here already: --replace it, or choose --output", variants=[])

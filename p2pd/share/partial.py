@@ -40,6 +40,8 @@ class PartialStore:
         """Touches nothing yet: a share that is read-only can still be served."""
         self.root = root
         self.problems: list[str] = []
+        self.renamed: list[tuple[str, Manifest]] = []
+        """What :meth:`load` found to have got its name, with the manifest that it came with."""
         self._fd = -1
         self._lock = threading.RLock()
         self._pieces: dict[TransferId, str] = {}
@@ -60,7 +62,7 @@ class PartialStore:
         whose file got its name already. StorageError where the folder cannot be read.
         """
         with self._lock:
-            self.problems = []
+            self.problems, self.renamed = [], []
             try:
                 fd = self._folder(create=False)
             except NotFoundError:
@@ -142,12 +144,15 @@ class PartialStore:
             self._write_state(job, durable=False)
 
     def finish(self, job: Job, name: str, replace: bool) -> bytes:
-        """Give the data, which is on disk, its name; returns the path on disk as bytes."""
+        """Give the data, which is on disk, its name; returns the path on disk as bytes.
+
+        State and manifest stay until :meth:`discard`: until the manifest is kept elsewhere.
+        """
         with self._lock:
             ready = attrs.evolve(job, output=name)
             self._write_state(ready, durable=True, finishing=True)
             rel = self.root.rename_into(self._folder(), f"{job.transfer}.part".encode(), name, replace)
-            self.discard(job.transfer)
+            self._ended.add(job.transfer)  # a save that comes late must not make it a job again
             return rel
 
     # -- inside
@@ -251,9 +256,11 @@ class PartialStore:
             return None
         job = stored.job
         part = self._part_size(transfer)
-        if stored.finishing and self._has_name(job, part is not None):
-            return None
         manifest = self._read_manifest(job)
+        if stored.finishing and self._has_name(job, part is not None):
+            if manifest is not None:
+                self.renamed.append((job.target, manifest))
+            return None
         if manifest is None:
             if job.file_id is not None and part is not None:
                 self.problems.append(f"The piece hashes of {job.target} are damaged and are fetched again.")

@@ -21,6 +21,8 @@ VERSION = (1, 0)
 MAX_LINE = 64 * 1024
 MAX_FRAME = 1024 * 1024
 """The longest `data` frame, so that short messages get in between."""
+MAX_WANT = 64
+"""Grants that may be wanted at once for a file."""
 MAX_NAME_BYTES = 4096
 """A file's name in UTF-8; PATH_MAX of Linux."""
 MAX_PEER_NAME_BYTES = 255
@@ -247,7 +249,7 @@ class Want(Message):
 
     VERB = "want"
     file: str = attrs.field(validator=_file_id())
-    count: int = attrs.field(validator=_integer(0, 64))
+    count: int = attrs.field(validator=_integer(0, MAX_WANT))
 
 
 @attrs.frozen

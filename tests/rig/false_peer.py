@@ -47,6 +47,8 @@ class Flaws:
     """``close``, ``reset``, ``stall`` (until :attr:`FalsePeer.go_on` is set) or ``garbage``."""
     no_list: bool = False
     """It hangs when it is asked for the piece list, until :attr:`FalsePeer.go_on` is set."""
+    no_grant: bool = False
+    """It is asked for grants and gives none."""
     dies: bool = False
     """After ``close`` or ``reset`` it is gone for good: also from the manager's list."""
     rate: int | None = None
@@ -130,7 +132,7 @@ class FalsePeer:
                     if self.flaws.no_list:
                         self.go_on.wait()
                     raw.send(*self._piece_list())
-                elif isinstance(event, m.Want):
+                elif isinstance(event, m.Want) and not self.flaws.no_grant:
                     for _ in range(event.count):
                         grants += 1
                         raw.send(m.Grant(event.file, grants, 16 * 2**20))

@@ -234,9 +234,9 @@ class Host:
         self.env.pop("RUNTIME_DIRECTORY", None)
         self.env.pop("STATE_DIRECTORY", None)
         self.daemons: list[Daemon] = []
-        self._closers: list[Callable[[], None]] = []
+        self._closers: list[Callable[[], object]] = []
 
-    def on_close(self, closer: Callable[[], None]) -> None:
+    def on_close(self, closer: Callable[[], object]) -> None:
         self._closers.append(closer)
 
     def manager(self, *args: str, wait: bool = True, prefix: Sequence[str] = ()) -> Daemon:

@@ -29,7 +29,6 @@ class Wire:
         self.wants: dict[SourceKey, int] = {}
         self.gets: dict[tuple[SourceKey, int], Run] = {}
         self.duplicates: set[tuple[SourceKey, int]] = set()
-        self.declined: list[SourceKey] = []
         self.cancelled: list[tuple[SourceKey, int]] = []
         self.blamed: list[SourceKey] = []
         self._grant = 0
@@ -42,10 +41,6 @@ class Wire:
         if duplicate:
             self.duplicates.add((source, grant))
 
-    def decline(self, source: SourceKey, grant: int) -> None:
-        self.declined.append(source)
-        self.wants[source] = 0
-
     def cancel(self, source: SourceKey, grant: int) -> None:
         self.cancelled.append((source, grant))
         self.gets.pop((source, grant), None)
@@ -55,7 +50,8 @@ class Wire:
 
     def grant(self, transfer: Transfer, source: SourceKey, now: float, limit: int = LIMIT) -> Run | None:
         self._grant += 1
-        transfer.granted(source, self._grant, limit, now)
+        if not transfer.granted(source, self._grant, limit, now):
+            self.wants[source] = 0
         return self.gets.get((source, self._grant))
 
     def deliver(self, transfer: Transfer, source: SourceKey, now: float, right: bool = True) -> bool:
@@ -341,3 +337,42 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
         deliver("good")
     assert transfer.done
     assert sorted(world.arrived) == list(range(count))
+
+
+def test_a_source_that_never_grants_is_no_source_until_it_does() -> None:
+    transfer, wire = make(10)
+    transfer.add_source("a", "a", None, 0.0)
+    transfer.tick(STALL - 0.1)
+    assert not transfer.sources["a"].stalled
+    wire.wants.clear()
+    transfer.tick(STALL + 0.1)
+    assert transfer.sources["a"].stalled
+    assert wire.wants == {"a": GRANTS}  # said again, lest it was lost
+    assert wire.grant(transfer, "a", 20.0) == Run(0, 10)
+    assert not transfer.sources["a"].stalled
+
+
+@pytest.mark.fault(66)
+def test_long_pieces_are_taken_away_from_a_slow_source() -> None:
+    piece = 32 * 2**20
+    wire = Wire()
+    transfer = Transfer(3 * piece, piece, Bitfield(3), wire)
+    transfer.add_source("slow", "a", None, 0.0)
+    transfer.add_source("fast", "b", None, 0.0)
+    assert wire.wants == {"slow": 1, "fast": 1}
+    slow = wire.grant(transfer, "slow", 0.0, piece)
+    assert slow == Run(0, 1)
+    transfer.progressed("slow", 1, 20_000, 1.0)
+    now = 1.0
+    for _ in range(2):
+        run = wire.grant(transfer, "fast", now, piece)
+        assert run is not None
+        grant = wire._grant
+        now += 0.1
+        transfer.progressed("fast", grant, piece, now)
+        wire.gets.pop(("fast", grant))
+        assert transfer.piece_arrived("fast", grant, run.first, True, now)
+    assert wire.wants["fast"] == GRANTS
+    assert wire.grant(transfer, "fast", now, piece) == Run(0, 1)
+    assert ("slow", 1) in wire.cancelled
+    assert not wire.duplicates

@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from p2pd.errors import RefusedError
+from p2pd.errors import UnreachableError
 from p2pd.model import PeerId, PeerInfo
 from p2pd.peer import contacts as module
 from p2pd.peer.contacts import Contacts
@@ -41,7 +41,7 @@ def test_everybody_who_waits_for_a_dial_hears_that_it_failed(monkeypatch: pytest
         made.reach(OTHER).addBoth(heard.append)
     assert len(dials) == 1
     dials[0].errback(Failure(Refused()))
-    assert [type(each.value) for each in heard] == [RefusedError] * 3
+    assert [type(each.value) for each in heard] == [UnreachableError] * 3
     made.reach(OTHER).addBoth(heard.append)
     assert len(dials) == 2
     dials[1].errback(Failure(Refused()))

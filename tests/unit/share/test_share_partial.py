@@ -61,6 +61,16 @@ def test_the_data_gets_its_name(share: ShareRoot, store: PartialStore, partial: 
     final = Path(share.path, JOB.name)
     assert final.read_bytes() == DATA
     assert stat.S_IMODE(final.stat().st_mode) == 0o666 & ~umask
+    # The manifest stays until it is kept elsewhere.
+    kinds = sorted(name.split(".")[1] for name in os.listdir(f"{share.path}/.p2pd"))
+    assert kinds == ["manifest", "state"]
+    again = PartialStore(share)
+    partial.save(ALL)
+    store.close()
+    assert again.load() == []
+    assert again.renamed == [(JOB.target, MANIFEST)]
+    again.close()
+    store.discard(JOB.transfer)
     assert os.listdir(f"{share.path}/.p2pd") == []
     store.save_job(JOB)  # what comes too late does not bring the transfer back
     partial.save(ALL)

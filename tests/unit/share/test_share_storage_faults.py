@@ -156,6 +156,7 @@ def test_a_kill_at_every_step_of_finishing(tmp_path: Path, monkeypatch: pytest.M
                 deadly.setattr(module, name, bomb.wired_to(getattr(module, name)))
             try:
                 partial.finish(JOB.name)
+                store.discard(JOB.transfer)
             except Killed:
                 killed = True
         partial.close()
@@ -172,6 +173,7 @@ def test_a_kill_at_every_step_of_finishing(tmp_path: Path, monkeypatch: pytest.M
             again = store.begin(jobs[0][0], MANIFEST)
             assert again.rehash(ALL) == ALL
             again.finish(JOB.name)
+            store.discard(JOB.transfer)
             again.close()
             store.close()
         assert final.read_bytes() == DATA
