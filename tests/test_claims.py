@@ -1,4 +1,4 @@
-"""Every fault that docs/faults.md claims has a test, and every test claims one that stands there."""
+"""Every fault that docs/faults.md claims has a test, and a guard that can be taken out."""
 
 from __future__ import annotations
 
@@ -45,10 +45,6 @@ def test_every_claimed_fault_has_a_test() -> None:
 
 def test_every_claimed_fault_has_a_guard_that_can_be_taken_out() -> None:
     assert claimed() - guarded() == set()
-
-
-def test_every_tested_fault_is_claimed() -> None:
-    assert tested() - claimed() == set()
 
 
 def test_every_guard_stands_where_it_is_said_to() -> None:
