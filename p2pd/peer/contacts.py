@@ -61,10 +61,12 @@ class Contacts(protocol.Factory):
 
     # The factory of the listening port
 
-    def buildProtocol(self, addr: IAddress | None) -> Conversation:
+    def buildProtocol(self, addr: IAddress | None) -> Conversation | None:
         """A conversation that somebody opened; beyond the maximum it hears why not, and ends."""
-        taken = sum(1 for conversation in self._all if not conversation.dialled)
+        taken = sum(1 for each in self._all if not each.dialled and not each.refused)
         refusal = None
+        if len(self._all) > 2 * self._maximum + DIALS:
+            return None  # not even a sentence for a flood
         if self._stopped:
             refusal = "this peer is leaving"
         elif taken >= self._maximum:

@@ -36,6 +36,8 @@ SILENCE = 45.0
 """Seconds without a byte after which the other side counts as gone."""
 WRITE_STALL = 20.0
 """Seconds in which the other side takes nothing of what waits for it."""
+LINGER = 2.0
+"""Seconds that the other side has to read an `error` line and close."""
 IDLE = 60.0
 """Seconds without anything open after which a conversation that we dialled is closed."""
 MAX_UNSENT = 2 * 1024 * 1024
@@ -84,6 +86,7 @@ class Conversation(protocol.Protocol):
         self._host = host
         self.dialled = dialled
         self._refusal = refusal
+        self.refused = refusal is not None
         self._decoder = Decoder(m.PEER_TO_PEER)
         self.other: Other | None = None
         self.ready: Deferred[Conversation] = Deferred()
@@ -95,6 +98,7 @@ class Conversation(protocol.Protocol):
         self._pinged = False
         self._half_closed = False
         self._closing = False
+        self._lingering = False
         self.lost = False
         self._strikes = 0
         self._held: set[str] = set()  # why reading is paused
@@ -118,7 +122,7 @@ class Conversation(protocol.Protocol):
         if self._refusal is not None:
             self.send(m.Error("refused", self._refusal))
             self._closing = True
-            self.transport.loseConnection()
+            self._linger()
             return
         self.transport.registerProducer(self, True)
         self.send(self._host.hello())
@@ -275,7 +279,8 @@ class Conversation(protocol.Protocol):
         self.fetching.misbehaved()
         self.send(m.Error(error.code, error.message[:300]))
         self._closing = True
-        self._lose()
+        self.transport.unregisterProducer()
+        self._linger()
 
     def close(self, farewell: bool = False) -> None:
         """End in order: what is in the buffer is still sent."""
@@ -291,6 +296,16 @@ class Conversation(protocol.Protocol):
         self._closing = True
         if not self.lost:
             self.transport.abortConnection()
+
+    def _linger(self) -> None:
+        """Close, but let the other side read why: what it still sends must not make that a reset."""
+        self._busy_at = self._host.now()
+        self._lingering = True
+        self.transport.loseWriteConnection()
+        if self._half_closed:
+            self.transport.loseConnection()
+        elif self._held:
+            self.transport.resumeProducing()
 
     def _lose(self) -> None:
         if not self.lost:
@@ -324,7 +339,7 @@ class Conversation(protocol.Protocol):
         else:
             self._sent = (self.transport.sent_bytes, now)
         if self._closing:
-            if now - self._busy_at > WRITE_STALL:
+            if now - self._busy_at > (LINGER if self._lingering else WRITE_STALL):
                 self.abort()
             return
         if self._half_closed:
@@ -347,6 +362,8 @@ class Conversation(protocol.Protocol):
     def readConnectionLost(self) -> None:
         """The other side asks nothing more: finish the answers, then close."""
         self._half_closed = True
+        if self._lingering:
+            self.transport.loseConnection()
         self.fetching.end()
         self.serving.answers.forget_standing()
         self._end_if_answered()

@@ -18,6 +18,7 @@ from p2pd.errors import (
     ConflictError,
     NoSourcesError,
     P2PError,
+    RefusedError,
     StorageError,
     VerifyError,
 )
@@ -462,7 +463,7 @@ class Download:
     async def _discard(self) -> None:
         try:
             await self._house.in_thread(lambda: self._house.store.discard(self.id))
-        except StorageError as error:
+        except (StorageError, RefusedError) as error:
             log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
         self._discarded.callback(None)
 

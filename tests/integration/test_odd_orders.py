@@ -60,7 +60,7 @@ def half_fetched(host: Host, manager: Daemon, names: dict[str, bytes]) -> Halves
 def test_cancelling_what_is_being_hashed_after_a_restart(host: Host) -> None:
     manager = host.manager()
     peer, _, (transfer,) = half_fetched(host, manager, {"f": os.urandom(8_000_000)})
-    peer._prefix = slow_reads(50_000)
+    peer._prefix = slow_reads(400_000)
     peer.start()
     wait_until(lambda: row(peer, transfer)["state"] == "verifying", "it is being hashed")
     peer.ask(f"cancel {transfer}").done  # noqa: B018
