@@ -23,8 +23,8 @@ CONTENT = os.urandom(300_000)
 
 def slow_reads(microseconds: int) -> list[str]:
     """Reading what is held takes long enough to be met while it goes on."""
-    inject = f"inject=preadv:delay_enter={microseconds}"
-    return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=preadv", "-e", inject]
+    inject = f"inject=preadv,preadv2:delay_enter={microseconds}"
+    return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=preadv,preadv2", "-e", inject]
 
 
 def row(peer: Daemon, transfer: str) -> dict[str, object]:
