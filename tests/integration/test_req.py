@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import subprocess
 
 import pytest
 
@@ -327,3 +328,22 @@ def test_a_read_only_share_serves_and_refuses_to_fetch(host: Host, option: str) 
         have = raw.req("own")
         assert isinstance(have, m.Have)
         assert raw.fetch(have, 0, 1000) == CONTENT[:1000]
+
+
+@pytest.mark.needs("nc")
+def test_nc_is_a_complete_client(host: Host) -> None:
+    manager = host.manager()
+    host.peer("holder", manager=manager, files={"sub dir/a b.bin": CONTENT})
+    peer = host.peer("rx", manager=manager)
+    peer.wait_peers(1)
+    said = subprocess.run(
+        ["nc", "-N", "-U", str(peer.socket_path)], input="req 'sub dir/a b.bin'\nnonsense\npeers\n",
+        text=True, capture_output=True, timeout=30, check=True,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [line["event"] for line in lines if line["event"] in ("done", "failed")] == [
+        "done",
+        "failed",
+        "done",
+    ]
+    assert (host.folder / "rx/sub dir/a b.bin").read_bytes() == CONTENT
