@@ -92,6 +92,8 @@ class Download:
 
     async def start(self) -> None:
         """Make the job durable and begin. StorageError where the share cannot be written, ConflictError."""
+        if self.over:
+            return
         if not self._settled and not await self._seeking.look_here() and not self._resumed:
             job = self.job
             await self._house.in_thread(lambda: self._house.store.save_job(job))

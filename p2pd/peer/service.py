@@ -152,6 +152,10 @@ class PeerService(service.Service):
                 load_cookie=self._load_cookie, save_cookie=self._save_cookie,
             )  # fmt: skip
             self._uplink.start()
+        # Not awaited: hashing what is held may take long, and is called off by the downloads' own stop.
+        ensureDeferred(self._go_on()).addErrback(lambda failure: log.failure("loading transfers", failure))
+
+    async def _go_on(self) -> None:
         for problem in await self._downloads.load():
             log.warn("{problem}", problem=problem)
             self._problems.append(problem)

@@ -337,3 +337,23 @@ def test_every_req_is_told_that_the_disk_is_full(host: Host) -> None:
     peer.wait_peers(1)
     assert peer.ask("req f").code == "storage"
     assert peer.ask("req f").code == "storage"
+
+
+@pytest.mark.needs("strace")
+def test_stopping_while_what_is_held_is_hashed(host: Host) -> None:
+    manager = host.manager()
+    contents = {name: os.urandom(4_000_000) for name in ("a", "b")}
+    peer, holders, ids = half_fetched(host, manager, contents)
+    peer._prefix = slow_reads(400_000)
+    peer.start()
+    wait_until(lambda: row(peer, ids[0])["state"] == "verifying", "it is being hashed")
+    peer.stop()
+    assert "Traceback" not in peer.console.text()
+    for holder in holders.values():
+        holder.flaws = Flaws()
+        holder.go_on.set()
+    peer._prefix = []
+    peer.start()
+    for name, content in contents.items():
+        wait_until((host.folder / "rx" / name).exists, f"{name} is complete")
+        assert (host.folder / "rx" / name).read_bytes() == content
