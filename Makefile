@@ -2,7 +2,8 @@
 # Both make their own virtual environment in .venv.
 
 PYTHON ?= python3
-JOBS ?= 2
+# Most tests wait for daemons: more of them at once than there are cores.
+JOBS ?= 4
 BIN := .venv/bin
 
 # Compiled files go into .venv too: `make demo` leaves nothing else behind.
