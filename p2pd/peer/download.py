@@ -20,16 +20,16 @@ from p2pd.errors import (
     P2PError,
     RefusedError,
     StorageError,
-    VerifyError,
 )
 from p2pd.model import Manifest, Offer
 from p2pd.peer.choosing import peer_of
 from p2pd.peer.fetching import Fetching
+from p2pd.peer.finishing import finish, report
 from p2pd.peer.household import Household
 from p2pd.peer.intake import Intake
 from p2pd.peer.keeping import Keeper
 from p2pd.peer.seeking import Seeking
-from p2pd.peer.waiting import Emit, Waiter, Waiters
+from p2pd.peer.waiting import Emit, Waiter, Waiters, fired
 from p2pd.pieces import Bitfield
 from p2pd.share.disk import check_room
 from p2pd.share.hashing import Cancelled
@@ -261,18 +261,10 @@ class Download:
         self.spawn(self._finish(intake))
 
     async def _finish(self, intake: Intake) -> None:
-        in_thread, job = self._house.in_thread, self.job
         self._finished = Deferred()
         intake.drop_all()
         try:
-            if job.sha256 is not None:
-                digest = await in_thread(lambda: intake.file.digest("sha256", lambda: self._given_up))
-                if digest != job.sha256:
-                    raise VerifyError(f"{escape(job.name)}: its SHA-256 is {digest}")
-            if self._given_up:
-                raise Cancelled
-            await in_thread(lambda: intake.file.finish(job.target, job.replace))
-            await self._house.index.adopt(job.target, intake.manifest)
+            await finish(self._house, self.job, intake, lambda: self._given_up)
         except StorageError as error:
             # Nobody knows what of it is on the disk until it is read.
             self._finishing = False
@@ -391,11 +383,11 @@ class Download:
         """Cancelled by a person; returns when what came of it is removed. P2PError where it was just done."""
         if self._finishing:
             self._given_up = True
-            await _fired(self._finished)
+            await fired(self._finished)
         if self.state == "done":
             raise P2PError(f"{escape(self.job.target)} was complete before it could be cancelled")
         self._end("cancelled", P2PError("the transfer was cancelled"))
-        await _fired(self._discarded)
+        await fired(self._discarded)
 
     async def suspend(self) -> None:
         """The daemon stops: keep what came for the next start."""
@@ -403,7 +395,7 @@ class Download:
             return
         if self._finishing:
             self._given_up = True
-            await _fired(self._finished)
+            await fired(self._finished)
             if self.over:
                 return
         intake = self._intake
@@ -424,22 +416,7 @@ class Download:
         self.job = attrs.evolve(self.job, file_id=manifest.file_id)
         sources = self._intake.sources() if self._intake is not None else []
         seconds = round(self._house.now() - self._began, 3)
-        log.info(
-            "{file}: {size} bytes in {seconds} s from {sources}",
-            file=escape(self.job.target), size=manifest.size, seconds=seconds,
-            sources=", ".join(f"{escape(each.name)} ({each.bytes})" for each in sources) or "this share",
-        )  # fmt: skip
-        self._end(
-            "done",
-            {
-                "name": self.job.target,
-                "path": self._house.root.path_of(self.job.target),
-                "size": manifest.size,
-                "id": manifest.file_id,
-                "seconds": seconds,
-                "sources": [{"name": each.name, "bytes": each.bytes} for each in sources],
-            },
-        )
+        self._end("done", report(self._house, self.job, manifest, sources, seconds))
 
     def fail(self, error: P2PError) -> None:
         """It ends so."""
@@ -481,11 +458,3 @@ class Download:
     def _note(self, what: str, source: Fetching) -> None:
         if self._house.activity.on:
             self._house.activity.note(what, None, self.job.name, f"from {source.link.name}")
-
-
-async def _fired(deferred: Deferred[None]) -> None:
-    """Wait for one that others wait for too."""
-    if not deferred.called:
-        mine: Deferred[None] = Deferred()
-        deferred.chainDeferred(mine)
-        await mine

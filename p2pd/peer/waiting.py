@@ -111,3 +111,11 @@ class Waiters:
     def _tell(self, event: dict[str, Any]) -> None:
         for waiter in list(self._all):
             waiter.emit(event)
+
+
+async def fired(deferred: Deferred[None]) -> None:
+    """Wait for one that others wait for too."""
+    if not deferred.called:
+        mine: Deferred[None] = Deferred()
+        deferred.chainDeferred(mine)
+        await mine
