@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 
@@ -83,3 +84,32 @@ def test_one_of_two_holders_killed_half_way(host: Host) -> None:
     assert peer.share is not None
     assert (peer.share / "big").read_bytes() == content
     assert sum(source["bytes"] for source in last["sources"]) == len(content)
+
+
+@pytest.mark.parametrize("activity", ["on", "off"])
+def test_the_console_says_what_goes_on(host: Host, activity: str) -> None:
+    content = os.urandom(200_000)
+    manager = host.manager()
+    holder = host.peer("holder", "--activity", activity, manager=manager, files={"f": content})
+    peer = host.peer("rx", "--activity", activity, manager=manager)
+    peer.wait_peers(1)
+    peer.ask("req f").done  # noqa: B018
+    manager.console.wait("2 active peers")
+    holder.console.wait(r"f: sent 200000 bytes to rx")
+    here = [
+        "asked for piece list",
+        "received piece list",
+        r"asked for (piece|range) [0-9-]+",
+        r"received (piece|range) [0-9-]+",
+    ]
+    there = [
+        "asks for piece list",
+        "sent piece list",
+        r"asks for (piece|range) [0-9-]+",
+        r"sent (piece|range) [0-9-]+",
+    ]
+    for daemon, kinds, other in ((peer, here, "holder"), (holder, there, "rx")):
+        for kind in kinds:
+            said = [line for line in daemon.console.lines if re.search(f"{kind} of f .*{other}", line)]
+            assert bool(said) == (activity == "on"), (kind, daemon.console.text())
+    assert any("f: 200000 bytes in" in line for line in peer.console.lines)
