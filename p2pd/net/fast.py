@@ -107,8 +107,8 @@ class _Fast(tcp.Connection):
                     lost = super().doWrite()
                     if lost is not None:
                         return lost
-                    if self.unsent or self.disconnecting or self.disconnected:
-                        return None
+                    if self.unsent or self.disconnecting or self.disconnected or self._writeDisconnected:
+                        return None  # half-closed just now: another write would end it, unread data reset it
                 made = self.protocol.next_slice()
                 if made is not None:
                     self._header, self._slice = made

@@ -309,6 +309,17 @@ def test_a_holder_that_is_full_is_said_to_be(host: Host) -> None:
         assert "full" in done.stderr
 
 
+def test_a_refusal_is_not_lost_to_what_the_refused_still_sends(host: Host) -> None:
+    holder = host.peer("holder", "--max", "1", "--no-manager")
+    with Raw(holder.port) as first, Raw(holder.port) as refused:
+        first.hello()
+        assert "full" in refused.expect_error().message  # and the end of the stream
+        for _ in range(3):
+            # A reset in answer to the first would break the second, and empty a slower reader's buffer.
+            refused.send(b"ping 0\n")
+            wait_until(lambda: not refused.unacknowledged, "taken by the other side")
+
+
 @pytest.mark.needs("strace")
 def test_cancelling_while_the_digest_is_checked(host: Host) -> None:
     content = os.urandom(20_000_000)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import secrets
 import socket
+import sys
+import termios
 import threading
 import time
 from collections.abc import Mapping
@@ -76,6 +79,11 @@ class Raw:
                 self.send(m.Pong(event.number))
             if isinstance(event, m.Error):
                 raise AssertionError(f"error: {event.code}: {event.message}")
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes sent that the other's kernel has not taken."""
+        return int.from_bytes(fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
 
     def body(self, length: int) -> bytes:
         """``length`` bytes of the body that comes now."""
