@@ -148,6 +148,17 @@ class DaemonStatus:
     pid: int
     problems: tuple[str, ...] = ()
 
+    @property
+    def summary(self) -> str:
+        """One line for a service manager: ``anna: 2 peers, 14 files, 1 transfer, manager connected``."""
+        parts = [_count(self.peers, "peer")]
+        if self.role == "peer":
+            parts += [_count(self.files, "file"), _count(self.transfers, "transfer")]
+            parts.append("no manager" if self.manager == "none" else f"manager {self.manager}")
+        if self.problems:
+            parts.append(_count(len(self.problems), "problem"))
+        return f"{self.name}: {', '.join(parts)}"
+
     def to_json(self) -> Json:
         """The object of ``status``."""
         return {
@@ -163,3 +174,7 @@ class DaemonStatus:
             "pid": self.pid,
             "problems": list(self.problems),
         }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

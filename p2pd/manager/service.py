@@ -29,6 +29,7 @@ from p2pd.manager.table import Table
 from p2pd.model import PeerInfo
 from p2pd.net.addresses import is_own
 from p2pd.net.listening import Listener, Listening
+from p2pd.net.notify import Notifier
 from p2pd.net.starting import start_or_exit
 from p2pd.net.statedir import StateDir, default_state_dir
 from p2pd.status import DaemonStatus, PeerStatus
@@ -66,6 +67,7 @@ class ManagerService(Service):
         self._reactor = reactor
         self._clock = cast(IReactorTime, reactor)
         self._config = config
+        self._notifier = Notifier(reactor, os.environ)
         self._stop_daemon = stop_daemon
         self._starting: Deferred[None] | None = None
         self._state: StateDir | None = None
@@ -141,6 +143,7 @@ class ManagerService(Service):
         self._factory.begin()
         # Whoever reads this line may send a signal: then the reactor must run.
         self._reactor.callWhenRunning(log.info, "{reach}", reach=listening.reach)
+        self._reactor.callWhenRunning(self._notifier.ready, lambda: self.snapshot().summary)
 
     def _state_path(self) -> Path | None:
         if self._config.state is not None:
@@ -150,6 +153,7 @@ class ManagerService(Service):
         return default_state_dir("manager-" + re.sub(r"[^A-Za-z0-9.]+", "-", self._config.port))
 
     async def _stop(self) -> None:
+        self._notifier.stopping()
         if self._starting is not None:
             self._starting.cancel()
         await self._listener.stop()

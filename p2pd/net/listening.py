@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -58,10 +59,21 @@ class _PortReactor:
         made.startListening()
         return made
 
-    def adoptStreamPort(self, descriptor: int, family: Any, factory: Any) -> tcp.Port:
+    def adoptStreamPort(self, descriptor: int, _family: Any, factory: Any) -> tcp.Port:
+        # The family that the socket has: `ListenStream=12000` is IPv6 or, on a machine without, IPv4.
+        family = _inherited_family(descriptor)
         made: tcp.Port = self._port_class._fromListeningDescriptor(self._reactor, descriptor, family, factory)
         made.startListening()
         return made
+
+
+def _inherited_family(descriptor: int) -> socket.AddressFamily:
+    """The family of an inherited listening TCP socket; UsageError for another."""
+    with socket.socket(fileno=os.dup(descriptor)) as inherited:
+        listens = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if inherited.family not in (socket.AF_INET, socket.AF_INET6) or not listens:
+            raise UsageError("what was inherited is not a listening TCP socket")
+        return socket.AddressFamily(inherited.family)
 
 
 def check_port_option(text: str) -> None:
@@ -137,16 +149,16 @@ class Listener:
         try:
             endpoint = serverFromString(self._reactor, self._port)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise UsageError(f"{self._port!r} is not an endpoint that can be listened on: {error}") from None
+            why: object = error
+            if isinstance(error, LookupError):  # of systemd: alone
+                why = "no such socket was inherited; does the .socket unit run?"
+            raise UsageError(f"{self._port!r} is not an endpoint that can be listened on: {why}") from None
         try:
             port: IListeningPort = await endpoint.listen(self._factory)
         except CannotListenError as error:
             raise _cannot_listen(error.interface or "0.0.0.0", error.port, error) from None
         except OSError as error:  # an inherited descriptor that is none
             raise P2PError(f"cannot listen on {self._port}: {os.strerror(error.errno or 0)}") from None
-        if not hasattr(port.getHost(), "port"):
-            await maybeDeferred(port.stopListening)
-            raise UsageError(f"{self._port!r} is not a TCP socket")
         return port
 
 

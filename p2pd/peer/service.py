@@ -25,6 +25,7 @@ from p2pd.fetch.transfer import TICK
 from p2pd.model import PeerId, PeerInfo, TransferId, is_peer_id
 from p2pd.net.fast import FastPort
 from p2pd.net.listening import Listener
+from p2pd.net.notify import Notifier
 from p2pd.net.starting import start_or_exit
 from p2pd.net.statedir import StateDir
 from p2pd.peer.activity import Activity
@@ -83,6 +84,7 @@ class PeerService(service.Service):
     def __init__(self, reactor: Any, config: PeerConfig) -> None:
         self._reactor = reactor
         self._config = config
+        self._notifier = Notifier(reactor, os.environ)
         self.activity = Activity(config.activity)
         self.pool = BufferPool()
         self.label = config.name or ""
@@ -139,6 +141,7 @@ class PeerService(service.Service):
         self._reactor.callWhenRunning(
             log.info, "{name}: {reach}", name=escape(self.label), reach=listening.reach
         )
+        self._reactor.callWhenRunning(self._notifier.ready, lambda: escape(self.status().summary))
         await self.index.start()
         self._up = True
         for interval, tick in ((TICK, self._downloads.tick), (1.0, self.contacts.tick)):
@@ -168,6 +171,7 @@ class PeerService(service.Service):
             log.failure("tick")
 
     async def _stop(self) -> None:
+        self._notifier.stopping()
         was_up, self._up = self._up, False
         for loop in self._loops:
             if loop.running:
