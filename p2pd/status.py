@@ -32,6 +32,18 @@ class SourceStatus:
 
 
 @attrs.frozen
+class Banned:
+    """A peer that sent wrong data and is not used for that transfer for so many more seconds."""
+
+    name: str
+    seconds: float
+
+    def to_json(self) -> Json:
+        """``name``, ``seconds``."""
+        return {"name": self.name, "seconds": round(self.seconds, 1)}
+
+
+@attrs.frozen
 class TransferStatus:
     """One transfer, coming (`in`) or going (`out`); ``size`` and ``file`` are None until known.
 
@@ -49,6 +61,7 @@ class TransferStatus:
     sources: tuple[SourceStatus, ...] = ()
     code: str | None = None
     message: str | None = None
+    banned: tuple[Banned, ...] = ()
 
     @property
     def eta(self) -> float | None:
@@ -58,7 +71,7 @@ class TransferStatus:
         return round(max(self.size - self.bytes, 0) / self.rate, 1)
 
     def to_json(self) -> Json:
-        """An object of ``transfers``; further keys: ``eta``, ``code``, ``message``."""
+        """An object of ``transfers``; further keys: ``eta``, ``code``, ``message``, ``banned``."""
         return {
             "id": self.id,
             "name": self.name,
@@ -72,6 +85,7 @@ class TransferStatus:
             "eta": self.eta,
             "code": self.code,
             "message": self.message,
+            "banned": [each.to_json() for each in self.banned],
         }
 
 

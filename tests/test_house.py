@@ -18,6 +18,7 @@ PURE = (
     "p2pd.fetch",
     "p2pd.manager.registry",
     "p2pd.manager.pages",
+    "p2pd.peer.bans",
     "p2pd.peer.offers",
     "p2pd.peer.peerlist",
 )

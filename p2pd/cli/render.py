@@ -102,6 +102,7 @@ LISTINGS: dict[str, tuple[Column, ...]] = {
         Column("RATE", lambda row: rate(row.get("rate")), right=True),
         Column("LEFT", lambda row: seconds(row.get("eta")), right=True),
         Column("WITH", _names, shrinks=True),
+        Column("WHY", lambda row: _text("message")(row) if row.get("message") else "", shrinks=True),
     ),
     "pieces": (
         Column("NAME", _text("name")),

@@ -48,7 +48,10 @@ class Driver(Protocol):
         """Stop; what still comes of this grant does not count."""
 
     def blame(self, source: SourceKey, piece: int) -> None:
-        """The source sent a wrong piece and is about to be removed: not to be used again for this file."""
+        """The source sent a wrong piece and is about to be removed: not to be used again for now."""
+
+    def trust(self, source: SourceKey) -> None:
+        """A source that is used with care sent a right piece: it is used as any other from now on."""
 
 
 @attrs.define(eq=False)
@@ -72,6 +75,7 @@ class Source:
     heard: float = 0.0
     idle: bool = True  # it has no `want` of ours
     stalled: bool = False
+    careful: bool = False  # it sent something wrong before: one piece at a time
     _window: int = 0
     _window_start: float = 0.0
 
@@ -134,10 +138,15 @@ class Transfer:
 
     # Sources come and go
 
-    def add_source(self, key: SourceKey, order: str, have: Bitfield | None, now: float) -> None:
-        """A source to fetch from; ``order`` ranks it (its peer id), ``have`` None: it holds all."""
+    def add_source(
+        self, key: SourceKey, order: str, have: Bitfield | None, now: float, *, careful: bool = False
+    ) -> None:
+        """A source to fetch from; ``order`` ranks it (its peer id), ``have`` None: it holds all.
+
+        ``careful``: it sent wrong data before, and gets one piece at a time until one is right.
+        """
         self._picker.add_source(key, order, have)
-        self.sources[key] = Source(key, heard=now)
+        self.sources[key] = Source(key, heard=now, careful=careful)
         self._wake(now)
 
     def remove_source(self, key: SourceKey, now: float) -> None:
@@ -182,6 +191,9 @@ class Transfer:
         if source is not None and source.stalled:
             source.stalled = source.idle = False  # it speaks again, and its `want` still stands there
         if source is None or self.paused or source.idle:
+            return False
+        if source.careful and source.gets:
+            source.idle = True
             return False
         run = self._picker.take(key, self._run_length(source, limit))
         duplicate = False
@@ -243,6 +255,12 @@ class Transfer:
         if not get.pending:
             del source.gets[grant]
         new = self._picker.got(piece)
+        if source.careful:
+            source.careful = False
+            self._driver.trust(key)
+            if not source.idle:
+                self._driver.want(key, self._wanted(source))
+            self._wake(now)
         if new:
             if not source.bytes and self._piece_size > FIRST_RUN and not source.idle:
                 self._driver.want(source.key, GRANTS)
@@ -286,7 +304,7 @@ class Transfer:
 
     def _wanted(self, source: Source) -> int:
         """Grants to keep open: a source that has not shown its rate gets one long piece, not several."""
-        return GRANTS if source.rate or self._piece_size <= FIRST_RUN else 1
+        return GRANTS if not source.careful and (source.rate or self._piece_size <= FIRST_RUN) else 1
 
     def _release(self, source: Source, get: _Get) -> None:
         source.gets.pop(get.grant, None)
@@ -308,7 +326,7 @@ class Transfer:
         if self.paused or self.done:
             return
         for source in list(self.sources.values()):
-            if source.idle and not source.stalled:
+            if source.idle and not source.stalled and not (source.careful and source.gets):
                 could = self._picker.could_help(source.key) or self._slowest_piece(source, now) is not None
                 if could:
                     source.idle = False
@@ -318,6 +336,8 @@ class Transfer:
 
     def _run_length(self, source: Source, limit: int) -> int:
         """How many pieces to ask for at once."""
+        if source.careful:
+            return 1
         wanted = int(source.rate * RUN_SECONDS) or FIRST_RUN
         if len(self.sources) > 1:
             fair = self._picker.missing * self._piece_size // (2 * len(self.sources))

@@ -114,6 +114,14 @@ class Asking:
             self._offers.reoffering(asked.info.id, self._contacts.now())
             asked.number = source.ask(self._name, self, piece_size)
 
+    def withdraw(self, source: Fetching) -> None:
+        """It is not asked any more; by the next sweep it is anew, if it is allowed then."""
+        asked = self._of(source)
+        if asked is not None:
+            del self._asked[asked.info.id]
+            if not source.ended:
+                source.withdraw(asked.number)
+
     def stop(self) -> None:
         """The `req` stands no longer."""
         self._stopped = True

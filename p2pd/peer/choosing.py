@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Any
 
 from p2pd.model import FileId, Manifest, Offer, PeerId, PeerInfo
+from p2pd.peer.bans import Bans
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.offers import Offers
 from p2pd.pieces import Bitfield
@@ -37,21 +38,21 @@ def peer_of(source: Fetching) -> PeerInfo:
 class Choosing:
     """``wanted``: the id that was asked for, or None. ``settled``: it was chosen in an earlier run."""
 
-    def __init__(self, offers: Offers, wanted: FileId | None, *, settled: bool) -> None:
+    def __init__(self, offers: Offers, bans: Bans, wanted: FileId | None, *, settled: bool) -> None:
         self.offers = offers
+        self._bans = bans
         self.wanted = wanted
         self.pinned = wanted is not None
         self._settled = settled
         self._dimensions: tuple[int, int, FileId] | None = None
         self._asked_again: Counter[PeerId] = Counter()
-        self.untrusted: set[PeerId] = set()
         self.offering: dict[PeerId, Offering] = {}
         """Of each peer what it offers now; other contents than the chosen one included."""
 
     def judge(self, source: Fetching, offer: Offer, have: Bitfield | None, now: float) -> Verdict:
         """An offer came; where it counts, it is remembered."""
         peer = peer_of(source)
-        if peer.id in self.untrusted:
+        if self._bans.stands(peer.id, now):
             return Verdict.IGNORE
         chosen = self.chosen()
         if (
@@ -100,12 +101,13 @@ class Choosing:
                 return peer, source, offer
         return None
 
-    def distrust(self, source: Fetching) -> None:
-        """It lied: nothing of it counts any more."""
-        peer = peer_of(source).id
-        self.untrusted.add(peer)
-        self.offers.not_have(peer)
+    def distrust(self, source: Fetching, now: float) -> float:
+        """It lied: nothing of it counts any more. Gives the seconds for which it is not asked."""
+        peer = peer_of(source)
+        seconds = self._bans.ban(peer, now)
+        self.offers.not_have(peer.id)
         self.forget(source)
+        return seconds
 
     def forget(self, source: Fetching) -> None:
         """Its offer does not stand any more."""

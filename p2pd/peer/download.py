@@ -28,13 +28,13 @@ from p2pd.peer.finishing import finish, report
 from p2pd.peer.household import Household
 from p2pd.peer.intake import Intake
 from p2pd.peer.keeping import Keeper
-from p2pd.peer.seeking import Seeking
+from p2pd.peer.seeking import Seeking, why_waiting
 from p2pd.peer.waiting import Emit, Waiter, Waiters, fired
 from p2pd.pieces import Bitfield
 from p2pd.share.disk import check_room
 from p2pd.share.hashing import Cancelled
 from p2pd.share.partial import Job
-from p2pd.status import State, TransferStatus
+from p2pd.status import Banned, State, TransferStatus
 from p2pd.text import escape
 
 PROGRESS_EVERY = 0.2
@@ -179,7 +179,8 @@ class Download:
         """Part of :class:`~p2pd.peer.seeking.Seeker`."""
         if self._intake is not None:
             if offer.file_id == self._intake.file_id:
-                self._intake.add(source, peer_of(source), have)
+                info = peer_of(source)
+                self._intake.add(source, info, have, careful=self._seeking.bans.careful(info.id))
         elif self._unopened is None and not self._seeking.listing and not self._keeper.in_trouble:
             self.spawn(self._begin())
 
@@ -219,9 +220,13 @@ class Download:
         if self._intake is not None:
             self._intake.drop(source)
 
-    def untrusted(self, source: Fetching) -> None:
+    def untrusted(self, source: Fetching) -> float:
         """Part of :class:`~p2pd.peer.intake.Owner`."""
-        self._seeking.distrust(source)
+        return self._seeking.distrust(source)
+
+    def trusted(self, source: Fetching) -> None:
+        """Part of :class:`~p2pd.peer.intake.Owner`."""
+        self._seeking.bans.trust(peer_of(source).id)
 
     def source_gone(self, source: Fetching) -> None:
         """Part of :class:`~p2pd.peer.intake.Owner`."""
@@ -243,9 +248,9 @@ class Download:
             text = f"{name} is offered with another content now: cancel {self.id} to fetch that, or wait"
             self._waiters.release(ConflictError(text, variants=[mine, *variants]))
         elif self._seeking.had_sources:
-            text = (
-                f"no source of {escape(self.job.name)} is left; what came is kept, and it goes on by itself"
-            )
+            why = why_waiting(self._seeking, self._house.now(), begun=True)
+            text = f"no source of {escape(self.job.name)} is left{f' ({why})' if why else ''};"
+            text += " what came is kept, and it goes on by itself"
             self._waiters.release_late(self._sourceless_since, now, lambda: NoSourcesError(text))
 
     # The end of the bytes
@@ -347,15 +352,15 @@ class Download:
             tuple(intake.sources()) if intake is not None else (),
             self.error.code if self.error is not None else None,
             self.error.message if self.error is not None else self._why(),
+            tuple(Banned(info.name, left) for info, left in self._seeking.bans.standing(self._house.now()))
+            if self.ended_at is None else (),
         )  # fmt: skip
 
     def _why(self) -> str | None:
         """What a transfer that waits is waiting for, where that is worth a sentence."""
-        if self.state == "waiting" and self._seeking.distrusted:
-            return f"{self._seeking.distrusted} peers sent wrong data; others are waited for"
-        if self.state == "waiting" and self._intake is not None and self._seeking.others():
-            return "only other contents of that name are offered"
-        return None
+        if self.state != "waiting":
+            return None
+        return why_waiting(self._seeking, self._house.now(), begun=self._intake is not None)
 
     @property
     def pieces(self) -> tuple[Manifest, Bitfield] | None:

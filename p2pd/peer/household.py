@@ -26,6 +26,8 @@ class Household(Protocol):
     pool: BufferPool
     label: str
     """This peer's own name."""
+    ban_seconds: float
+    """For how long a peer that sent wrong data is not used for that transfer, the first time."""
 
     @property
     def in_thread(self) -> InThread:

@@ -29,8 +29,11 @@ log = Logger("p2pd.peer")
 class Owner(Protocol):
     """Whose file it is: the download. Called on the reactor thread."""
 
-    def untrusted(self, source: Fetching) -> None:
-        """It sent a wrong piece, or broke the protocol: not to be used again for this file."""
+    def untrusted(self, source: Fetching) -> float:
+        """It sent a wrong piece, or broke the protocol; gives the seconds for which it is not used."""
+
+    def trusted(self, source: Fetching) -> None:
+        """It was used with care, and sent a right piece."""
 
     def source_gone(self, source: Fetching) -> None:
         """It does not serve this content any more."""
@@ -69,12 +72,12 @@ class Intake:
         self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
         self._left: dict[PeerId, SourceStatus] = {}
 
-    def add(self, source: Fetching, info: PeerInfo, have: Bitfield | None) -> None:
-        """A source with the pieces of ``have`` (None: all)."""
+    def add(self, source: Fetching, info: PeerInfo, have: Bitfield | None, *, careful: bool = False) -> None:
+        """A source with the pieces of ``have`` (None: all); ``careful``: it sent wrong data before."""
         key = id(source)
         if not source.ended and key not in self._reached:
             self._reached[key] = (source, info)
-            self.transfer.add_source(key, info.id, have, self._now())
+            self.transfer.add_source(key, info.id, have, self._now(), careful=careful)
 
     def drop(self, source: Fetching) -> None:
         """It left, or is not to be used any more; what it brought is counted on."""
@@ -143,12 +146,16 @@ class Intake:
         """Part of :class:`~p2pd.fetch.transfer.Driver`; the right pieces that it sent before count on."""
         self._count(source)
         reached, info = self._reached.pop(source)
-        log.warn(
-            "{name} sent a wrong piece {piece} of {file}: not used again for it",
-            name=escape(info.name), piece=piece, file=escape(self._name),
-        )  # fmt: skip
         reached.leave(self.file_id, self)
-        self._owner.untrusted(reached)
+        log.warn(
+            "{name} sent a wrong piece {piece} of {file}: not used for it for {seconds:.0f} s",
+            name=escape(info.name), piece=piece, file=escape(self._name),
+            seconds=self._owner.untrusted(reached),
+        )  # fmt: skip
+
+    def trust(self, source: SourceKey) -> None:
+        """Part of :class:`~p2pd.fetch.transfer.Driver`."""
+        self._owner.trusted(self._reached[source][0])
 
     # The Taker of the conversations
 

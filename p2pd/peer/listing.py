@@ -34,7 +34,7 @@ class ListAsking:
         now: Callable[[], float],
         *,
         note: Callable[[str, Fetching], None],
-        untrusted: Callable[[Fetching], None],
+        untrusted: Callable[[Fetching], object],
     ) -> None:
         self._choosing = choosing
         self._now = now

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from p2pd.errors import ConflictError, NotFoundError, P2PError, RefusedError
 from p2pd.model import Manifest, Offer, PeerInfo, check_dimensions
 from p2pd.peer.asking import Asking
+from p2pd.peer.bans import Bans
 from p2pd.peer.choosing import Choosing, Verdict
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.here import pinned_content, same_content
@@ -84,7 +85,8 @@ class Seeking:
         self._settled = settled
         self._note = note
         self._offers = Offers(house.now())
-        self._choosing = Choosing(self._offers, job.file_id, settled=settled)
+        self.bans = Bans(house.ban_seconds)
+        self._choosing = Choosing(self._offers, self.bans, job.file_id, settled=settled)
         self._asking = Asking(
             job.name, house.contacts, self._offers,
             allowed=self._allowed, offered=self._offered, left=self._left, answered=self.check,
@@ -96,7 +98,7 @@ class Seeking:
 
     def _allowed(self, info: PeerInfo) -> bool:
         named = not self._job.sources or info.name in self._job.sources
-        return named and info.id not in self._choosing.untrusted
+        return named and not self.bans.stands(info.id, self._house.now())
 
     async def look_here(self) -> bool:
         """Before anybody is asked: True where a file of that name is here that may not be replaced.
@@ -114,6 +116,11 @@ class Seeking:
     def tick(self, now: float, *, asking: bool) -> None:
         """Look at what is due; ``asking`` False: ask nobody now."""
         self._offers.roster_known = self._house.roster_known()
+        for info in self.bans.ended(now):
+            log.info(
+                "{name} may be used for {file} again, with care",
+                name=escape(info.name), file=escape(self._job.name),
+            )  # fmt: skip
         if asking:
             self._asking.sweep(now)
         if self._lists is not None:
@@ -163,7 +170,7 @@ class Seeking:
                 self._local = None
                 for offering in self.offering():
                     self._seeker.usable(*offering)
-        elif self._lists is None and not self._choosing.untrusted and not self._choosing.made:
+        elif self._lists is None and not self.bans.any_ever and not self._choosing.made:
             name, groups = escape(self._job.name), self._offers.by_id()
             if not groups:
                 text = f"nobody has {name}"
@@ -220,9 +227,12 @@ class Seeking:
 
     # Sources
 
-    def distrust(self, source: Fetching) -> None:
-        """It lied: nothing of it counts any more."""
-        self._choosing.distrust(source)
+    def distrust(self, source: Fetching) -> float:
+        """It lied: nothing of it counts any more. Gives the seconds for which it is not asked."""
+        seconds = self._choosing.distrust(source, self._house.now())
+        self._asking.withdraw(source)
+        self._seeker.source_left(source)
+        return seconds
 
     def forget(self, source: Fetching) -> None:
         """Its offer does not stand any more; its `req` does, so it offers anew what it has then."""
@@ -242,15 +252,27 @@ class Seeking:
         return [row for row in self._choosing.variants_now() if row["id"] != self._choosing.wanted]
 
     @property
-    def distrusted(self) -> int:
-        """How many peers sent wrong data and are not asked any more."""
-        return len(self._choosing.untrusted)
-
-    @property
     def had_sources(self) -> bool:
         """True where there is, or was, somebody to fetch from."""
-        return bool(self.closed or self._choosing.untrusted or self._choosing.offering)
+        return bool(self.closed or self.bans.any_ever or self._choosing.offering)
 
     def stop(self) -> None:
         """The `req` stands no longer."""
         self._asking.stop()
+
+
+def why_waiting(seeking: Seeking, now: float, *, begun: bool) -> str | None:
+    """What a transfer without a source waits for, where that is worth a sentence.
+
+    ``begun``: its content is chosen.
+    """
+    banned = seeking.bans.standing(now)
+    if banned:
+        info, left = banned[0]
+        again = f"used again in {left:.0f} s at the earliest"
+        if len(banned) == 1:
+            return f"{escape(info.name)} sent wrong data and is {again}; others are waited for"
+        return f"{len(banned)} peers sent wrong data and are {again}; others are waited for"
+    if begun and seeking.others():
+        return "only other contents of that name are offered"
+    return None

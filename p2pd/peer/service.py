@@ -55,7 +55,8 @@ log = Logger("p2pd.peer")
 class PeerConfig:
     """What a peer is told: ``port`` a number or endpoint string, ``manager`` (host, port) or None.
 
-    ``piece_size`` in bytes for what it shares, None: by the formula of :mod:`p2pd.pieces`.
+    ``piece_size`` in bytes for what it shares, None: by the formula of :mod:`p2pd.pieces`;
+    ``ban`` in seconds (:mod:`p2pd.peer.bans`).
     """
 
     host: str
@@ -69,6 +70,7 @@ class PeerConfig:
     control: Path | None
     activity: bool
     piece_size: int | None
+    ban: float
 
 
 class PeerService(service.Service):
@@ -88,6 +90,7 @@ class PeerService(service.Service):
         self.activity = Activity(config.activity)
         self.pool = BufferPool()
         self.label = config.name or ""
+        self.ban_seconds = config.ban
         self._problems: list[str] = []
         self._uplink: Uplink | None = None
         self._control: ControlService | None = None

@@ -38,6 +38,7 @@ class Options(usage.Options):
         ["control", None, None, "Path of the control socket."],
         ["activity", None, "on", "on or off: a line for every piece asked for and sent."],
         ["piece-size", None, None, "Piece size for what this peer shares: 100K, 1Mi."],
+        ["ban", None, "60", "Seconds for which a peer that sent wrong data is not used for that transfer."],
     ]
     optFlags = [["no-manager", None, "Do without a manager."]]  # noqa: RUF012
 
@@ -74,6 +75,9 @@ class Options(usage.Options):
         text = self["max"]
         if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= 100_000):
             raise usage.UsageError("--max: a number from 1 to 100000")
+        text = self["ban"]
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= 86_400):
+            raise usage.UsageError("--ban: a number of seconds from 1 to 86400")
         if self["activity"] not in ("on", "off"):
             raise usage.UsageError("--activity: on or off")
         if self["piece-size"] is not None:
@@ -95,7 +99,7 @@ class Options(usage.Options):
             state=Path(state).absolute() if state else default_state_dir(_state_name(path)),
             advertise=self["advertise"], maximum=int(self["max"]),
             control=Path(self["control"]).absolute() if self["control"] else None,
-            activity=self["activity"] == "on", piece_size=self["piece-size"],
+            activity=self["activity"] == "on", piece_size=self["piece-size"], ban=float(self["ban"]),
         )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ class Wire:
         self.duplicates: set[tuple[SourceKey, int]] = set()
         self.cancelled: list[tuple[SourceKey, int]] = []
         self.blamed: list[SourceKey] = []
+        self.trusted: list[SourceKey] = []
         self._grant = 0
 
     def want(self, source: SourceKey, count: int) -> None:
@@ -47,6 +48,9 @@ class Wire:
 
     def blame(self, source: SourceKey, piece: int) -> None:
         self.blamed.append(source)
+
+    def trust(self, source: SourceKey) -> None:
+        self.trusted.append(source)
 
     def grant(self, transfer: Transfer, source: SourceKey, now: float, limit: int = LIMIT) -> Run | None:
         self._grant += 1
@@ -376,3 +380,46 @@ def test_long_pieces_are_taken_away_from_a_slow_source() -> None:
     assert wire.grant(transfer, "fast", now, piece) == Run(0, 1)
     assert ("slow", 1) in wire.cancelled
     assert not wire.duplicates
+
+
+def test_a_careful_source_gets_one_piece_at_a_time_until_one_is_right() -> None:
+    transfer, wire = make(100)
+    transfer.add_source("a", "a", None, 0.0, careful=True)
+    assert wire.wants == {"a": 1}
+    run = wire.grant(transfer, "a", 0.0)
+    assert run is not None
+    assert len(run) == 1
+    assert wire.grant(transfer, "a", 0.0) is None, "the first one is not here yet"
+    transfer.tick(1.0)
+    assert wire.wants == {"a": 0}, "nor is it told `want` meanwhile"
+    wire.deliver(transfer, "a", 1.5)
+    assert wire.trusted == ["a"]
+    assert wire.wants == {"a": GRANTS}
+    assert wire.grant(transfer, "a", 1.5) is not None
+    assert wire.grant(transfer, "a", 1.5) is not None, "several at once, as from any source"
+    wire.deliver(transfer, "a", 2.0)
+    assert wire.trusted == ["a"], "told once"
+
+
+def test_a_careful_source_that_is_wrong_again_is_blamed_again() -> None:
+    transfer, wire = make(100)
+    transfer.add_source("a", "a", None, 0.0, careful=True)
+    wire.grant(transfer, "a", 0.0)
+    wire.deliver(transfer, "a", 1.0, right=False)
+    assert wire.blamed == ["a"]
+    assert wire.trusted == []
+    assert not transfer.sources
+    assert transfer.bytes_held == 0
+
+
+def test_a_careful_source_that_hangs_loses_its_piece_to_another() -> None:
+    transfer, wire = make(2)
+    transfer.add_source("a", "a", None, 0.0, careful=True)
+    first = wire.grant(transfer, "a", 0.0)
+    transfer.add_source("b", "b", None, 0.0)
+    transfer.tick(STALL + 0.1)
+    taken: list[int] = []
+    while (run := wire.grant(transfer, "b", STALL + 0.1)) is not None:
+        taken += run
+    assert first is not None
+    assert set(first) <= set(taken)
