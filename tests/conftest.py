@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ def _missing(tool: str) -> str | None:
     """Why a test that needs ``tool`` cannot run here, or None."""
     if tool == "root":
         return None if os.geteuid() == 0 else "root is needed"
+    if tool.startswith("lib"):
+        try:
+            ctypes.CDLL(tool)
+        except OSError:
+            return f"{tool} is needed"
+        return None
     return None if shutil.which(tool) else f"{tool} is needed"
 
 
