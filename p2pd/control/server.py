@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet import defer, tcp, unix
@@ -55,7 +58,11 @@ class ControlService:
                 f"The control socket's path is longer than {paths.MAX_PATH} bytes: {self.path}."
             )
         paths.prepare(self.path)
-        _clear_stale(self.path)
+        with _alone_in(os.path.dirname(self.path)):
+            _clear_stale(self.path)
+            self._port = self._listen()
+
+    def _listen(self) -> _Port:
         port = _Port(os.fsencode(self.path), _Factory(self), 50, 0o600, self._reactor)
         # Twisted sets the mode after the bind only; with the umask there is no moment in between
         umask = os.umask(0o177)
@@ -69,7 +76,7 @@ class ControlService:
         finally:
             os.umask(umask)
         port.remember()
-        self._port = port
+        return port
 
     async def stop(self) -> None:
         """Remove the socket if it is still ours, then end what runs and close the connections.
@@ -133,6 +140,27 @@ class _Port(unix.Port):
     def connectionLost(self, reason: Failure) -> None:
         self.remove()
         tcp.Port.connectionLost(self, reason)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """One daemon at a time: between another's bind and its listen, its socket looks like a dead one's.
+
+    Who cannot get the lock within a second goes on without: some other program has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(50):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _identity(path: bytes) -> tuple[int, int] | None:

@@ -198,11 +198,11 @@ class Hub:
         for peer in self.registry.expire(self._clock.seconds()):
             seat = self._seats.pop(peer)
             self.since.pop(peer, None)
-            log.info("nothing was heard of a peer for {lease} s", lease=self.registry.lease)
+            log.info("nothing was heard of a peer for the length of its lease")
             if seat.member.stuck:
                 seat.member.abort()
             else:
-                seat.member.fail(ProtocolError(f"nothing was heard for {self.registry.lease:g} s"))
+                seat.member.fail(ProtocolError("nothing was heard for the length of the lease"))
             self._schedule()
 
     def _repeat(self) -> None:

@@ -97,10 +97,11 @@ class Shown:
 class _Active:
     shown: Shown
     last_heard: float
+    lease: float  # as it was told
 
 
 class Registry:
-    """Peers with their leases of ``lease`` seconds.
+    """Peers with their leases of ``lease`` seconds; a new value counts for who joins after that.
 
     ``own_address`` tells whether an address is one of the manager's machine.
     ``known`` are (id, SHA-256 of its cookie in hex) of earlier runs.
@@ -168,7 +169,7 @@ class Registry:
         self._forget_some()
         info = PeerInfo(said.id, said.name, placed.host, said.port)
         self._names[_name_key(said.name)] = said.id
-        self._active[said.id] = _Active(Shown(info, placed.machine), now)
+        self._active[said.id] = _Active(Shown(info, placed.machine), now, self.lease)
         self._dirty[said.id] = None
         known_as = placed.host if placed.machine is None else ""
         return Joined(cookie, cookie_hash, known_as, placed.problem, machine)
@@ -190,7 +191,7 @@ class Registry:
 
     def expire(self, now: float) -> list[PeerId]:
         """Take those off whose lease has lapsed; their ids."""
-        lapsed = [peer for peer, entry in self._active.items() if now - entry.last_heard > self.lease]
+        lapsed = [peer for peer, entry in self._active.items() if now - entry.last_heard > entry.lease]
         for peer in lapsed:
             self.leave(peer)
         return lapsed

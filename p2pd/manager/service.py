@@ -63,6 +63,7 @@ class ManagerService(Service):
 
     def __init__(self, reactor: Any, config: ManagerConfig, stop_daemon: Callable[[], None]) -> None:
         self.name = "p2pmanager"
+        self.config_problem = ""
         self.listening: Listening | None = None
         self._reactor = reactor
         self._clock = cast(IReactorTime, reactor)
@@ -103,8 +104,13 @@ class ManagerService(Service):
             transfers=0,
             version=__version__,
             pid=os.getpid(),
-            problems=(self._store.problem,) if self._store.problem else (),
+            problems=tuple(each for each in (self.config_problem, self._store.problem) if each),
         )
+
+    def change(self, limit: int, lease: int) -> None:
+        """Go on with these: a new limit closes nobody's connection, a new lease counts for who joins now."""
+        self._factory.limit = limit
+        self.registry.lease = lease
 
     # The commands of the control socket
 

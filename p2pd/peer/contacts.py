@@ -47,7 +47,7 @@ class Contacts(protocol.Factory):
         changed: Callable[[], None],
     ) -> None:
         self._reactor = reactor
-        self._maximum = maximum
+        self.maximum = maximum
         self._hello = hello
         self._serve = serve
         self._listed = listed
@@ -65,12 +65,12 @@ class Contacts(protocol.Factory):
         """A conversation that somebody opened; beyond the maximum it hears why not, and ends."""
         taken = sum(1 for each in self._all if not each.dialled and not each.refused)
         refusal = None
-        if len(self._all) > 2 * self._maximum + DIALS:
+        if len(self._all) > 2 * self.maximum + DIALS:
             return None  # not even a sentence for a flood
         if self._stopped:
             refusal = "this peer is leaving"
-        elif taken >= self._maximum:
-            refusal = f"this peer is full ({self._maximum} connections)"
+        elif taken >= self.maximum:
+            refusal = f"this peer is full ({self.maximum} connections)"
         conversation = Conversation(self, dialled=False, refusal=refusal)
         conversation.factory = self
         conversation.ready.addErrback(lambda _: None)

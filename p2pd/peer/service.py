@@ -52,11 +52,19 @@ log = Logger("p2pd.peer")
 
 
 @attrs.frozen
+class RunTime:
+    """What can change while it runs: connections to take, a line for each piece, seconds of a first ban."""
+
+    maximum: int
+    activity: bool
+    ban: float
+
+
+@attrs.frozen
 class PeerConfig:
     """What a peer is told: ``port`` a number or endpoint string, ``manager`` (host, port) or None.
 
-    ``piece_size`` in bytes for what it shares, None: by the formula of :mod:`p2pd.pieces`;
-    ``ban`` in seconds (:mod:`p2pd.peer.bans`).
+    ``piece_size`` in bytes for what it shares, None: by the formula of :mod:`p2pd.pieces`.
     """
 
     host: str
@@ -66,11 +74,9 @@ class PeerConfig:
     name: str | None
     state: Path
     advertise: str
-    maximum: int
     control: Path | None
-    activity: bool
     piece_size: int | None
-    ban: float
+    run_time: RunTime
 
 
 class PeerService(service.Service):
@@ -87,10 +93,11 @@ class PeerService(service.Service):
         self._reactor = reactor
         self._config = config
         self._notifier = Notifier(reactor, os.environ)
-        self.activity = Activity(config.activity)
+        self.activity = Activity(config.run_time.activity)
+        self.config_problem = ""
         self.pool = BufferPool()
         self.label = config.name or ""
-        self.ban_seconds = config.ban
+        self.ban_seconds = config.run_time.ban
         self._problems: list[str] = []
         self._uplink: Uplink | None = None
         self._control: ControlService | None = None
@@ -127,7 +134,7 @@ class PeerService(service.Service):
             from_thread=self._reactor.callFromThread, piece_size=config.piece_size,
         )  # fmt: skip
         self.contacts = Contacts(
-            self._reactor, maximum=config.maximum, hello=self._hello, serve=self._serve,
+            self._reactor, maximum=config.run_time.maximum, hello=self._hello, serve=self._serve,
             listed=lambda: self._uplink.peers if self._uplink is not None else {}, changed=self._somebody_new,
         )  # fmt: skip
         self._downloads = Downloads(self)
@@ -205,6 +212,14 @@ class PeerService(service.Service):
         if self._starting is not None:
             self._starting.cancel()
         return ensureDeferred(self._stop())
+
+    def change(self, settings: RunTime) -> None:
+        """Go on with these; a new limit closes nobody's connection, a new ban counts for new transfers."""
+        self._config = attrs.evolve(self._config, run_time=settings)
+        self.activity.on = settings.activity
+        self.ban_seconds = settings.ban
+        if self._opened:
+            self.contacts.maximum = settings.maximum
 
     # What the parts are given
 
@@ -291,8 +306,16 @@ class PeerService(service.Service):
             peers=len(self._others()), files=self.index.count,
             transfers=self._downloads.count + sum(1 for _ in self.uploads()), version=__version__,
             pid=os.getpid(),
-            problems=tuple([*self._problems, *(uplink.problems if uplink else ()), *self.index.problems]),
+            problems=tuple(self._all_problems()),
         )  # fmt: skip
+
+    def _all_problems(self) -> Iterator[str]:
+        yield from self._problems
+        if self.config_problem:
+            yield self.config_problem
+        if self._uplink is not None:
+            yield from self._uplink.problems
+        yield from self.index.problems
 
     async def cmd_status(self, args: Any, emit: Emit) -> dict[str, Any]:
         """The daemon at a glance."""

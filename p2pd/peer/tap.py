@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from twisted.application import service
 from twisted.python import usage
 
-from p2pd.errors import P2PError
 from p2pd.net.addresses import canonical_host, is_wildcard, listen_hosts, split_host_port
 from p2pd.net.listening import check_port_option
+from p2pd.net.options import DaemonOptions, Reloader
 from p2pd.net.signals import install_signals
 from p2pd.net.starting import use_monotonic_clock
 from p2pd.net.statedir import default_state_dir
-from p2pd.peer.service import PeerConfig, PeerService
+from p2pd.peer.service import PeerConfig, PeerService, RunTime
 from p2pd.sizes import parse_size
 from p2pd.wire.messages import is_peer_name
 
 
-class Options(usage.Options):
+class Options(DaemonOptions):
     """Command line of the peer; see docs/cli.md."""
 
     synopsis = "Usage: twistd [twistd options] p2ppeer --port PORT --dir FOLDER [options]"
@@ -36,27 +36,29 @@ class Options(usage.Options):
         ["advertise", None, "", "Address that others reach this peer by, behind address translation."],
         ["max", None, "200", "Connections to take."],
         ["control", None, None, "Path of the control socket."],
+        ["config", None, None, "TOML file with options; read again on SIGHUP."],
         ["activity", None, "on", "on or off: a line for every piece asked for and sent."],
         ["piece-size", None, None, "Piece size for what this peer shares: 100K, 1Mi."],
         ["ban", None, "60", "Seconds for which a peer that sent wrong data is not used for that transfer."],
     ]
+    run_time: RunTime
     optFlags = [["no-manager", None, "Do without a manager."]]  # noqa: RUF012
 
-    def parseArgs(self, *args: str) -> None:
-        """There are none; Twisted would not say which one is too many."""
-        if args:
-            raise usage.UsageError(f"{args[0]!r}: only options are expected")
+    numbers = frozenset({"port", "max", "piece-size", "ban"})
+    switches = frozenset({"activity"})
+    at_run_time = frozenset({"max", "activity", "ban"})
+    against = {"no-manager": "manager"}  # noqa: RUF012
 
-    def postOptions(self) -> None:
+    def check(self) -> None:
         """Check everything that can be checked before anything is opened."""
         if self["port"] is None:
             raise usage.UsageError("--port is needed")
         for name in ("dir", "state", "control"):
             if self[name] == "":
                 raise usage.UsageError(f"--{name}: a value is missing")
-        _checked("--port", check_port_option, self["port"])
+        self.checked("port", check_port_option)
         if ":" not in self["port"]:
-            _checked("--host", listen_hosts, self["host"])
+            self.checked("host", listen_hosts)
         if self["name"] is not None and not is_peer_name(self["name"]):
             raise usage.UsageError("--name: 1 to 255 bytes of printable text")
         if (
@@ -65,28 +67,20 @@ class Options(usage.Options):
             and ("/" in self["name"] or self["name"].startswith("."))
         ):
             raise usage.UsageError("--name: no folder can be named so; say --dir")
-        self["manager"] = (
-            None if self["no-manager"] else _checked("--manager", split_host_port, self["manager"])
-        )
+        self["manager"] = None if self["no-manager"] else self.checked("manager", split_host_port)
         if self["advertise"]:
-            self["advertise"] = _checked("--advertise", canonical_host, self["advertise"])
+            self["advertise"] = self.checked("advertise", canonical_host)
             if is_wildcard(self["advertise"]):
                 raise usage.UsageError("--advertise: names one address")
-        text = self["max"]
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= 100_000):
-            raise usage.UsageError("--max: a number from 1 to 100000")
-        text = self["ban"]
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= 86_400):
-            raise usage.UsageError("--ban: a number of seconds from 1 to 86400")
         if self["activity"] not in ("on", "off"):
             raise usage.UsageError("--activity: on or off")
         if self["piece-size"] is not None:
-            self["piece-size"] = _checked("--piece-size", parse_size, self["piece-size"])
+            self["piece-size"] = self.checked("piece-size", parse_size)
             if self["piece-size"] < 1024:
                 raise usage.UsageError("--piece-size: at least 1Ki")
-        # Several daemons run in one folder: twistd's pid file would forbid the second one.
-        if self.parent is not None and self.parent.get("pidfile") == "twistd.pid":
-            self.parent["pidfile"] = None
+        self.run_time = RunTime(
+            self.number("max", 100_000), self["activity"] == "on", self.number("ban", 86_400)
+        )
 
     def config(self) -> PeerConfig:
         """The options as values, paths made absolute before twistd changes the directory."""
@@ -97,9 +91,9 @@ class Options(usage.Options):
         return PeerConfig(
             host=self["host"], port=port, folder=path, manager=self["manager"], name=self["name"],
             state=Path(state).absolute() if state else default_state_dir(_state_name(path)),
-            advertise=self["advertise"], maximum=int(self["max"]),
+            advertise=self["advertise"],
             control=Path(self["control"]).absolute() if self["control"] else None,
-            activity=self["activity"] == "on", piece_size=self["piece-size"], ban=float(self["ban"]),
+            piece_size=self["piece-size"], run_time=self.run_time,
         )  # fmt: skip
 
 
@@ -108,17 +102,15 @@ def _state_name(folder: Path) -> str:
     return "peer" + os.path.realpath(folder).replace("%", "%25").replace("/", "%2F")[-200:]
 
 
-def _checked(option: str, check: Any, value: str) -> Any:
-    try:
-        return check(value)
-    except P2PError as error:
-        raise usage.UsageError(f"{option}: {error}") from None
-
-
 def makeService(options: Options) -> service.Service:
     """The peer's service, on the global reactor."""
     from twisted.internet import reactor
 
     use_monotonic_clock(reactor)
-    install_signals(reactor)
-    return PeerService(reactor, options.config())
+    made = PeerService(reactor, options.config())
+
+    def apply(fresh: DaemonOptions) -> None:
+        made.change(cast(Options, fresh).run_time)
+
+    install_signals(reactor, Reloader(reactor, options, made, apply).reload)
+    return made

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from twisted.python import usage
 from p2pd.manager.tap import Options as ManagerOptions
 from p2pd.peer.tap import Options as PeerOptions
 from tests.faults.test_control import on_port, start_refused
-from tests.rig import FalsePeer, Flaws, Host, Oracle, Raw
+from tests.rig import Daemon, FalsePeer, Flaws, Host, Oracle, Raw
 from tests.rig.host import BIN, wait_until
 from tests.rig.oracle import tree_digest
 
@@ -123,6 +126,51 @@ def test_the_same_folder_twice(host: Host) -> None:
     assert "in use" in sentence
     assert "refused" in sentence  # the folder's name
     oracle.check()
+
+
+@pytest.mark.fault(93)
+@pytest.mark.parametrize("second", ["p2ppeer", "p2pmanager"])
+@pytest.mark.parametrize("first", ["p2ppeer", "p2pmanager"])
+@pytest.mark.parametrize("shared", ["--port", "--state", "--control"])
+def test_two_daemons_that_would_share_something(host: Host, first: str, second: str, shared: str) -> None:
+    place = host.folder / "place"
+    args = () if shared == "--port" else (shared, str(place))
+    make = host.manager if first == "p2pmanager" else partial(host.peer, "first")
+    daemon: Daemon = make(*args, wait=False)
+    daemon.port = int(daemon.console.wait(r"listening on .* port (\d+), for").group(1))
+    path = place if shared == "--control" else daemon.socket_path
+    wait_until(path.exists, "its socket")
+    before = path.stat().st_ino, path.stat().st_ctime_ns
+    kept = tree_digest(place) if shared == "--state" else ""
+    word = str(daemon.port) if shared == "--port" else str(place)
+    sentence = start_refused(host, second, shared, word)
+    assert word in sentence
+    assert re.search("in use|Another daemon", sentence)
+    assert daemon.process.poll() is None
+    assert (path.stat().st_ino, path.stat().st_ctime_ns) == before
+    answer = host.ctl("--socket", str(path), "--json", "status")
+    assert json.loads(answer.stdout)["pid"] == daemon.pid
+    if shared == "--state":
+        assert tree_digest(place) == kept
+    assert "Traceback" not in daemon.console.text()
+
+
+@pytest.mark.fault(93)
+def test_of_many_that_start_at_one_moment_one_gets_the_socket(host: Host) -> None:
+    path = host.folder / "c"
+    args = ["--port", "0", "--control", str(path)]
+    many = [Daemon(host, "p2pmanager", args, wait=False) for _ in range(6)]
+    host.daemons += many
+    for each in many:
+        each.console.wait("listening on|p2pd: ")
+    alive = [each for each in many if "listening on" in each.console.text()]
+    for each in many:
+        if each not in alive:
+            assert each.process.wait(30) == 1
+            each.console.wait("p2pd: (Another daemon answers on|The control socket .* cannot be made)")
+    assert len(alive) == 1
+    answer = host.ctl("--socket", str(path), "--json", "status")
+    assert json.loads(answer.stdout)["pid"] == alive[0].pid
 
 
 # 94

@@ -106,9 +106,10 @@ class Daemon:
 
     def __init__(
         self, host: Host, role: str, args: Sequence[str], *, wait: bool = True, prefix: Sequence[str] = (),
-        env: dict[str, str] | None = None,
+        env: dict[str, str] | None = None, twistd: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.host, self.role, self.args, self._prefix = host, role, list(args), list(prefix)
+        self._twistd = list(twistd)
         self._env = env or {}
         self.share: Path | None = None
         self.port = 0
@@ -116,7 +117,7 @@ class Daemon:
 
     def start(self, wait: bool = True) -> None:
         """Start it (again)."""
-        command = [*self._prefix, str(BIN / "twistd"), "-n", self.role, *self.args]
+        command = [*self._prefix, str(BIN / "twistd"), "-n", *self._twistd, self.role, *self.args]
         self.process = subprocess.Popen(
             command, cwd=self.host.folder, env={**self.host.env, **self._env}, text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=1,
