@@ -51,14 +51,16 @@ class Result:
         return [event for event in self.events if event["event"] == "item"]
 
 
-def wait_until(check: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+def wait_until(
+    check: Callable[[], Any], what: str, patience: float = PATIENCE, every: float = 0.02
+) -> Any:  # fmt: skip
     """Poll ``check`` until it is true; for what gives no event, such as /proc."""
     deadline = time.monotonic() + patience
     never = threading.Event()
     while not (found := check()):
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {patience} s")
-        never.wait(0.02)
+        never.wait(every)
     return found
 
 
@@ -67,6 +69,8 @@ class Console:
 
     def __init__(self, stream: Any) -> None:
         self.lines: list[str] = []
+        self.times: list[float] = []
+        """Of each line, when it came: monotonic seconds."""
         self._news = threading.Condition()
         self._ended = False
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
@@ -74,6 +78,7 @@ class Console:
     def _read(self, stream: Any) -> None:
         for line in stream:
             with self._news:
+                self.times.append(time.monotonic())
                 self.lines.append(line.rstrip("\n"))
                 self._news.notify_all()
         with self._news:
@@ -218,11 +223,14 @@ class Daemon:
 
 
 class Host:
-    """A folder for everything; daemons are stopped at the end."""
+    """A folder for everything; daemons are stopped at the end.
 
-    def __init__(self) -> None:
+    It is made in ``parent``, by default the system's temporary folder.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
         # Short: a UNIX socket's path has at most 107 bytes.
-        self.folder = Path(tempfile.mkdtemp(prefix="p2pt"))
+        self.folder = Path(tempfile.mkdtemp(prefix="p2pt", dir=parent))
         self.run = self.folder / "run"
         self.run.mkdir(mode=0o700)
         self.env = {
