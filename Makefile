@@ -1,5 +1,6 @@
 # Two commands matter: `make demo` shows what p2pd does, `make test` runs every test.
-# Both make their own virtual environment in .venv.
+# `make bench` measures how fast it is; see docs/performance.md.
+# All make their own virtual environment in .venv.
 
 PYTHON ?= python3
 # Most tests wait for daemons: more of them at once than there are cores.
@@ -9,13 +10,17 @@ BIN := .venv/bin
 # Compiled files go into .venv too: `make demo` leaves nothing else behind.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
-.PHONY: demo test lint types clean
+.PHONY: demo test bench lint types clean
 
 demo: .venv/run-time.stamp
 	@$(BIN)/python tools/demo.py
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# Everything, into docs/performance.md; or a part: make bench ARGS='--only client'
+bench: .venv/bench.stamp
+	$(BIN)/python -m benchmarks.bench $(or $(ARGS),--publish)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check
@@ -36,5 +41,10 @@ clean:
 
 .venv/test.stamp: .venv/run-time.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@rm -rf p2pd.egg-info
+	@touch $@
+
+.venv/bench.stamp: .venv/run-time.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@rm -rf p2pd.egg-info
 	@touch $@
