@@ -20,6 +20,10 @@ from p2pd.pieces import Bitfield
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 """Seconds between tries to reach a peer: growing and jittered, as for the manager's."""
+FIRST_GONE = 1.0
+LONGEST_GONE = 60.0
+"""Seconds until a peer that took its offer back is asked anew, if it does not offer by itself: what
+kept it from serving (no descriptors, a bad sector) may be over."""
 
 
 @attrs.define(eq=False)
@@ -28,8 +32,11 @@ class _Asked:
     dialling: Deferred[Conversation] | None = None
     source: Fetching | None = None
     number: int = 0
+    piece_size: int = 0
     again_at: float = 0.0
     pause: float = FIRST_PAUSE
+    anew_at: float | None = None
+    anew_pause: float = FIRST_GONE
 
 
 class Asking:
@@ -79,6 +86,13 @@ class Asking:
                 asked.info, asked.again_at, asked.pause = info, now, FIRST_PAUSE
             if asked.source is None and asked.dialling is None and now >= asked.again_at:
                 self._dial(asked)
+            elif asked.source is not None and asked.anew_at is not None and now >= asked.anew_at:
+                asked.anew_at = None
+                self._ask(asked, asked.source)
+
+    def _ask(self, asked: _Asked, source: Fetching) -> None:
+        source.withdraw(asked.number)
+        asked.number = source.ask(self._name, self, asked.piece_size)
 
     def _dial(self, asked: _Asked) -> None:
         dialling = self._contacts.reach(asked.info)
@@ -110,9 +124,16 @@ class Asking:
         """Ask for an offer of the same file at another piece size."""
         asked = self._of(source)
         if asked is not None:
-            source.withdraw(asked.number)
+            asked.piece_size = piece_size
             self._offers.reoffering(asked.info.id, self._contacts.now())
-            asked.number = source.ask(self._name, self, piece_size)
+            self._ask(asked, source)
+
+    def gone(self, source: Fetching) -> None:
+        """It took its offer back: asked anew after a while, each time a longer one."""
+        asked = self._of(source)
+        if asked is not None and asked.anew_at is None:
+            asked.anew_at = self._contacts.now() + asked.anew_pause * random.uniform(0.5, 1.0)
+            asked.anew_pause = min(asked.anew_pause * 2, LONGEST_GONE)
 
     def withdraw(self, source: Fetching) -> None:
         """It is not asked any more; by the next sweep it is anew, if it is allowed then."""
@@ -137,7 +158,9 @@ class Asking:
 
     def offered(self, source: Fetching, offer: Offer, have: Bitfield | None) -> None:
         """`have`."""
-        if self._of(source) is not None:
+        asked = self._of(source)
+        if asked is not None:
+            asked.anew_at = None
             self._offered(source, offer, have)
 
     def not_have(self, source: Fetching) -> None:
@@ -157,6 +180,7 @@ class Asking:
         """The conversation is over: it is dialled again while its peer is listed."""
         asked = self._of(source)
         if asked is not None:
+            asked.anew_at = None
             asked.source = None
             self._offers.unreachable(asked.info.id)
             asked.again_at = self._contacts.now() + FIRST_PAUSE * random.uniform(0.2, 0.6)

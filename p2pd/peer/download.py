@@ -91,12 +91,11 @@ class Download:
     # Life
 
     async def start(self) -> None:
-        """Make the job durable and begin. StorageError where the share cannot be written, ConflictError."""
+        """Make the job durable, if the disk lets us, and begin. ConflictError, RefusedError."""
         if self.over:
             return
-        if not self._settled and not await self._seeking.look_here() and not self._resumed:
-            job = self.job
-            await self._house.in_thread(lambda: self._house.store.save_job(job))
+        here = not self._settled and await self._seeking.look_here()
+        await self._keeper.begin(self.job, durable=here or self._settled or self._resumed)
         if self._unopened is not None:
             await self._open()
         self._started = True
@@ -115,7 +114,8 @@ class Download:
                 named = held
                 held = await house.in_thread(lambda: file.rehash(named, lambda: self.ended_at is not None))
         except StorageError as error:
-            self.storage_failed(error)
+            # What could not be noted at all would be forgotten by a restart: then it is not taken on.
+            (self.storage_failed if self._keeper.durable else self.fail)(error)
             return
         except Cancelled:
             file.close()
@@ -193,6 +193,7 @@ class Download:
             )
             self._unopened = (manifest, Bitfield(manifest.count))
             await self._open()
+            self._waiters.note_name(self.job.target)
 
     def here_already(self, manifest: Manifest) -> None:
         """Part of :class:`~p2pd.peer.seeking.Seeker`."""
@@ -369,6 +370,10 @@ class Download:
         return (intake.manifest, intake.transfer.held) if intake is not None else None
 
     # The end
+
+    async def promise(self) -> None:
+        """Return once it would survive a kill; StorageError."""
+        await self._keeper.promise(self.job)
 
     async def set_paused(self, paused: bool) -> None:
         """Stop until resumed, also over restarts; or go on."""

@@ -117,11 +117,15 @@ class Downloads:
                 joined = _join(other, job)
                 if joined.job.paused:
                     await joined.set_paused(False)
+                if args.no_wait:
+                    await joined.promise()
                 return joined
         download = Download(self._house, job)
         self._live[download.id] = download
         try:
             await download.start()
+            if args.no_wait:
+                await download.promise()
         except P2PError as error:
             download.fail(error)
             raise

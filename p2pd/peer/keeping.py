@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from p2pd.errors import StorageError
 from p2pd.peer.household import Household
 from p2pd.peer.intake import Intake
 from p2pd.share.partial import Job
@@ -22,9 +25,27 @@ class Keeper:
         self._saved = (0, house.now())
         self._retry_at: float | None = None
         self._pause = FIRST_RETRY
+        self.durable = False
+        """True once the job would survive a kill."""
+
+    async def begin(self, job: Job, durable: bool) -> None:
+        """Make the job durable if the disk lets us: it may yet turn out that nobody has the file.
+
+        ``durable``: it is already, or there is nothing to be kept because the file is here.
+        """
+        self.durable = durable
+        with contextlib.suppress(StorageError):
+            await self.promise(job)
+
+    async def promise(self, job: Job) -> None:
+        """Make the job durable, where it is not yet; StorageError."""
+        if not self.durable:
+            await self._house.in_thread(lambda: self._house.store.save_job(job))
+            self.durable = True
 
     def loaded(self, held: int) -> None:
-        """So many pieces are named in the state."""
+        """The partial file is there, and so many pieces are named in its state."""
+        self.durable = True
         self._saved = (held, self._house.now())
 
     def due(self, intake: Intake, now: float) -> bool:

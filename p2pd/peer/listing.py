@@ -26,7 +26,9 @@ class _Asked:
 
 
 class ListAsking:
-    """Made once per piece list. ``note`` is told what is asked and received, ``untrusted`` who lied."""
+    """Made once per piece list. ``note`` is told what is asked and received, ``untrusted`` who lied,
+    ``gone`` who took the offer back.
+    """  # fmt: skip
 
     def __init__(
         self,
@@ -35,11 +37,13 @@ class ListAsking:
         *,
         note: Callable[[str, Fetching], None],
         untrusted: Callable[[Fetching], object],
+        gone: Callable[[Fetching], None],
     ) -> None:
         self._choosing = choosing
         self._now = now
         self._note = note
         self._untrusted = untrusted
+        self._gone = gone
         self._tried: set[PeerId] = set()
         self._asked: list[_Asked] = []
         self._first: Deferred[Manifest | None] = Deferred()
@@ -83,4 +87,6 @@ class ListAsking:
         self._asked.remove(asked)
         if failure.check(ProtocolError):
             self._untrusted(asked.source)
+        elif failure.check(ChangedError):
+            self._gone(asked.source)
         self._ask()

@@ -210,7 +210,9 @@ class Seeking:
 
     async def manifest(self) -> Manifest | None:
         """The manifest of what is offered; None where nobody gives it."""
-        self._lists = ListAsking(self._choosing, self._house.now, note=self._note, untrusted=self.distrust)
+        self._lists = ListAsking(
+            self._choosing, self._house.now, note=self._note, untrusted=self.distrust, gone=self.forget
+        )  # fmt: skip
         try:
             return await self._lists.manifest()
         finally:
@@ -237,6 +239,7 @@ class Seeking:
     def forget(self, source: Fetching) -> None:
         """Its offer does not stand any more; its `req` does, so it offers anew what it has then."""
         self._choosing.forget(source)
+        self._asking.gone(source)
 
     def _left(self, source: Fetching) -> None:
         self._seeker.source_left(source)

@@ -301,8 +301,12 @@ class Serving:
 
     def _warm(self, asked: _Range, length: int) -> None:
         """Reading from a cold disk would stop the reactor: let a thread wait for it."""
+        try:
+            fd = os.dup(asked.upload.fd)
+        except OSError as error:  # no descriptor left
+            self._gone(asked.upload, f"reading failed: {error.strerror}")
+            return
         self._warming = True
-        fd = os.dup(asked.upload.fd)
 
         def read() -> None:
             try:

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from p2pd.errors import P2PError
 from p2pd.peer.intake import Intake
+from p2pd.portable import unportable
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -91,6 +92,12 @@ class Waiters:
                 "sources": [source.to_json() for source in intake.sources()],
             }
         )
+
+    def note_name(self, name: str) -> None:
+        """Tell everybody where ``name``, which the file gets, is one that other systems do not take."""
+        why = unportable(name)
+        if why is not None:
+            self._tell({"event": "note", "message": f"Windows does not take this name: {why}"})
 
     def measure(self, held: int, now: float) -> float:
         """The rate in bytes per second, over about the last second; ``held``: verified bytes."""

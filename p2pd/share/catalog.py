@@ -39,7 +39,9 @@ class Catalog:
         self._rows: dict[str, _Row] = {}
         self._names: dict[bytes, str] = {}
         self._twins: dict[str, dict[bytes, Found]] = {}
-        self._holders: dict[FileId, tuple[tuple[str, int], ...]] = {}
+        # One name and piece size; a dict of them only where several files are equal, as empty ones are:
+        # a thousand times a hundred such files must not take a thousand times a hundred steps each.
+        self._holders: dict[FileId, tuple[str, int] | dict[str, int]] = {}
         self._more_ids: dict[str, tuple[FileId, ...]] = {}
         self._order: list[str] = []
         self._ordered = True
@@ -57,9 +59,10 @@ class Catalog:
         entry = self.get(self._names.get(rel, ""))
         return entry if entry is not None and entry.rel == rel else None
 
-    def holders(self, file_id: FileId) -> Sequence[tuple[str, int]]:
-        """The (name, piece size) whose manifest has this id."""
-        return self._holders.get(file_id, ())
+    def holder(self, file_id: FileId) -> tuple[str, int] | None:
+        """The name of a file whose manifest, at that piece size, has this id."""
+        held = self._holders.get(file_id)
+        return next(iter(held.items())) if isinstance(held, dict) else held
 
     def ids(self, name: str) -> Sequence[FileId]:
         """All ids known of a name, at whatever piece size."""
@@ -149,15 +152,24 @@ class Catalog:
             self._more_ids[entry.name] = (*self._more_ids.get(entry.name, ()), file_id)
 
     def _hold(self, file_id: FileId, name: str, piece_size: int) -> None:
-        self._holders[file_id] = (*self._holders.get(file_id, ()), (name, piece_size))
+        held = self._holders.get(file_id)
+        if held is None:
+            self._holders[file_id] = (name, piece_size)
+        elif isinstance(held, dict):
+            held[name] = piece_size
+        elif held[0] != name:
+            self._holders[file_id] = {held[0]: held[1], name: piece_size}
 
     def _forget_ids(self, name: str) -> None:
         for file_id in self.ids(name):
-            left = tuple(pair for pair in self._holders.get(file_id, ()) if pair[0] != name)
-            if left:
-                self._holders[file_id] = left
-            else:
-                self._holders.pop(file_id, None)
+            held = self._holders.get(file_id)
+            if isinstance(held, dict):
+                held.pop(name, None)
+                if held:
+                    continue
+            elif held is None or held[0] != name:
+                continue
+            del self._holders[file_id]
         self._more_ids.pop(name, None)
 
 

@@ -29,6 +29,8 @@ RESCAN = 30.0
 """Seconds between two looks at everything, where no events tell of changes."""
 _TICK = 0.5
 _ATTEMPTS = 3
+_EQUALS = 8
+"""Files of one content that are tried when it is opened: each that changed is taken off, and costs time."""
 _FEED = 512
 """Background hashings handed to the thread at a time."""
 
@@ -188,8 +190,8 @@ class ShareIndex:
 
     def offered(self, file_id: FileId) -> Entry | None:
         """A file with this content, by its manifest at whatever piece size it was asked for so far."""
-        pairs = self._catalog.holders(file_id)
-        return self._catalog.get(pairs[0][0]) if pairs else None
+        pair = self._catalog.holder(file_id)
+        return self._catalog.get(pair[0]) if pair else None
 
     def open(self, file_id: FileId) -> tuple[int, Manifest, StatKey]:
         """A read-only descriptor (the caller closes it), the manifest and the key of a file.
@@ -198,10 +200,12 @@ class ShareIndex:
         offered, in which case it is looked at anew; StorageError.
         """
         changed = False
-        for name, piece_size in self._catalog.holders(file_id):
-            entry = self._catalog.get(name)
-            if entry is None:
-                continue
+        for _ in range(_EQUALS):
+            pair = self._catalog.holder(file_id)
+            entry = self._catalog.get(pair[0]) if pair else None
+            if pair is None or entry is None:
+                break
+            piece_size = pair[1]
             manifest = self._recent.get(file_id)
             if manifest is None:
                 manifest = self._cache.get(entry.key, piece_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import unicodedata
@@ -13,7 +14,7 @@ import attrs
 from p2pd.errors import NotFoundError
 from p2pd.share import syscalls
 from p2pd.share.hashing import StatKey, StatRow, stat_row
-from p2pd.share.paths import ShareRoot, is_canonical
+from p2pd.share.paths import ShareRoot, is_canonical, storage_error
 
 QUIET = 2.0
 """Seconds without change after which a file is at rest where no event says so."""
@@ -84,6 +85,8 @@ def list_folder(root: ShareRoot, rel: bytes, watch: Callable[[int], None]) -> Li
                 if not entry.name.startswith("."):
                     _add(found, rel, entry)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # listing takes a descriptor more
+            raise storage_error(error, f"cannot list {os.fsdecode(rel) or 'the share'}") from error
         found.error = f"cannot list {os.fsdecode(rel) or 'the share'}: {error.strerror}"
     finally:
         os.close(fd)

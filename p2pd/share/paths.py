@@ -55,6 +55,12 @@ def storage_error(error: OSError, what: str) -> StorageError:
     return StorageError(f"{what}: {reason}")
 
 
+def is_passing(error: BaseException) -> bool:
+    """True for an error that says nothing of the file: no descriptor was left to look at it with."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
+
+
 def canonical_name(text: str) -> str:
     """``text`` in NFC, or UsageError where it is not a name inside a share."""
     name = unicodedata.normalize("NFC", text)

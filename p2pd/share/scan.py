@@ -28,7 +28,7 @@ from p2pd.share.listing import (
     name_of,
     stat_file,
 )
-from p2pd.share.paths import ShareRoot
+from p2pd.share.paths import ShareRoot, is_passing
 from p2pd.share.telling import Lookup, State, Teller, Update, sentences
 
 QUIET_UNSURE = 30.0
@@ -64,6 +64,7 @@ class Scanner:
         self._by_wd: dict[int, bytes] = {}
         self._waiting: dict[bytes, Waiting] = {}
         self._unreadable: dict[bytes, str] = {}
+        self._unlisted: set[bytes] = set()  # for want of a descriptor: listed as soon as there is one
         self._skipped: dict[bytes, int] = {}
         self._root_problem: str | None = None
         self._no_events: str | None = None
@@ -164,7 +165,8 @@ class Scanner:
     def _state(self) -> State:
         reason = self._no_events or self._unwatched
         problems = sentences(self._root_problem, reason, sum(self._skipped.values()), self._unreadable)
-        return State(self._scanned, bool(reason), bool(self._waiting), tuple(problems))
+        waiting = bool(self._waiting or self._unlisted)
+        return State(self._scanned, bool(reason), waiting, tuple(problems))
 
     # -- folders
 
@@ -185,11 +187,15 @@ class Scanner:
         try:
             listing = list_folder(self._root, rel, lambda fd: self._watch(rel, folder, fd))
         except P2PError as error:
+            if is_passing(error):
+                self._unlisted.add(rel)  # what is known of it stays
+                return set()
             self._forget(rel)
             if not isinstance(error, NotFoundError):
                 self._unreadable[rel] = str(error)
             return set()
         self._unreadable.pop(rel, None)
+        self._unlisted.discard(rel)
         if listing.error:
             self._unreadable[rel] = listing.error
         self._known[rel] = folder
@@ -234,6 +240,7 @@ class Scanner:
         while stack:
             rel = stack.pop()
             self._unreadable.pop(rel, None)
+            self._unlisted.discard(rel)
             self._skipped.pop(rel, None)
             folder = self._known.pop(rel, None)
             if folder is None:
@@ -298,6 +305,9 @@ class Scanner:
 
     def _settle(self) -> None:
         self._root_problem = self._root.problem()
+        for rel in list(self._unlisted):
+            self._unlisted.discard(rel)
+            self._walk(rel)
         now = self._now()
         for rel, waiting in list(self._waiting.items()):
             if now - waiting.since < QUIET:

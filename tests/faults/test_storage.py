@@ -145,8 +145,9 @@ def test_a_disk_that_fills_up_keeps_what_came_and_goes_on_when_there_is_room(
             filler = fill(share, 500_000)
     assert (last["event"], last["code"]) == ("failed", "storage")
     assert "full" in last["message"]
-    # Another client is answered: a `req` that cannot be made durable is not taken on.
-    assert peer.ask("req there/is/no.such", 5).code in ("storage", "not-found")
+    # Others are answered: that nobody has a file needs no room; what could not be kept is not taken on.
+    assert peer.ask("req there/is/no.such", 5).code == "not-found"
+    assert peer.ask("req there/is/no.such --no-wait", 5).code == "storage"
     assert peer.ask("status", 5).done["role"] == "peer"
     (row,) = [
         each for each in peer.ask("transfers").items if each["direction"] == "in" and each["name"] == "f"

@@ -199,6 +199,7 @@ def test_pause_resume_and_cancel(host: Host) -> None:
     peer.stop()
     peer.start()
     peer.wait_peers(1)
+    wait_until(lambda: row()["bytes"], "what is held is hashed again")
     assert row()["state"] == "paused"
     held = row()["bytes"]
     assert isinstance(held, int)
