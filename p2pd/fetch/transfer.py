@@ -76,6 +76,8 @@ class Source:
     idle: bool = True  # it has no `want` of ours
     stalled: bool = False
     careful: bool = False  # it sent something wrong before: one piece at a time
+    proved: bool = False  # a piece of its was right
+    writing: int = 0  # right pieces of its that are not yet written
     _window: int = 0
     _window_start: float = 0.0
 
@@ -111,11 +113,12 @@ class Transfer:
         self._picker = Picker(held, seed)
         self.sources: dict[SourceKey, Source] = {}
         self._asked: dict[int, list[tuple[Source, _Get]]] = {}
+        self._writing: dict[int, Source] = {}
         self.paused = False
 
     @property
     def held(self) -> Bitfield:
-        """The verified pieces."""
+        """The pieces that are verified and written."""
         return self._picker.held
 
     @property
@@ -237,9 +240,10 @@ class Transfer:
             self._wake(now)
 
     def piece_arrived(self, key: SourceKey, grant: int, piece: int, right: bool, now: float) -> bool:
-        """A whole piece came and was hashed. True where it is new and counts.
+        """A whole piece came and was hashed. True where it is right, was missing, and is to be written.
 
-        A wrong one costs the source its place: it is removed and blamed.
+        Then :meth:`piece_written` or :meth:`piece_lost` follows, also if the source is gone by
+        then. A wrong one costs the source its place: it is removed and blamed.
         """
         source = self.sources.get(key)
         get = source.gets.get(grant) if source is not None else None
@@ -254,18 +258,39 @@ class Transfer:
         self._take_away(piece)  # endgame: whoever was second is told to stop
         if not get.pending:
             del source.gets[grant]
-        new = self._picker.got(piece)
+        new = piece not in self.held and piece not in self._writing
+        if new:
+            self._writing[piece] = source
+            source.writing += 1
         if source.careful:
             source.careful = False
             self._driver.trust(key)
             if not source.idle:
                 self._driver.want(key, self._wanted(source))
             self._wake(now)
-        if new:
-            if not source.bytes and self._piece_size > FIRST_RUN and not source.idle:
+        if new and not source.proved:
+            source.proved = True
+            if self._piece_size > FIRST_RUN and not source.idle:
                 self._driver.want(source.key, GRANTS)
-            source.bytes += self._length(piece)
         return new
+
+    def piece_written(self, piece: int) -> None:
+        """A piece that arrived is in the file now: it is held, and counts for its source."""
+        source = self._writing.pop(piece)
+        source.writing -= 1
+        if self._picker.got(piece):
+            source.bytes += self._length(piece)
+
+    def piece_lost(self, piece: int, now: float) -> None:
+        """A piece that arrived could not be written: it is missing again."""
+        self._writing.pop(piece).writing -= 1
+        self._picker.give_back(piece)
+        self._wake(now)
+
+    def unread(self, now: float) -> None:
+        """Nothing was read from anybody until now, for reasons of our own: nobody was silent."""
+        for source in self.sources.values():
+            source.heard = now
 
     def ended(self, key: SourceKey, grant: int, now: float) -> None:
         """The source will send nothing more for this grant (`cancelled`)."""

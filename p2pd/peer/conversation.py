@@ -243,6 +243,7 @@ class Conversation(protocol.Protocol):
             return
         self._held.discard(why)
         if not self._held and not self.lost:
+            self._heard = self._host.now()  # it may have spoken: nobody listened
             self._take_events()
             if not self._held and not self._half_closed and not self._closing:
                 self.transport.resumeProducing()

@@ -128,7 +128,7 @@ class Download:
         self._unopened = None
         self._intake = Intake(
             self, name=self.job.name, manifest=manifest, held=held, file=file,
-            now=house.now, activity=house.activity, pool=house.pool,
+            now=house.now, activity=house.activity, pool=house.pool, writer=house.writer,
         )  # fmt: skip
         self._keeper.loaded(len(held))
         if self.job.paused:
@@ -144,7 +144,7 @@ class Download:
         self._seeking.tick(now, asking=not self.job.paused)
         intake = self._intake
         if intake is not None:
-            intake.transfer.tick(now)
+            intake.tick(now)
             self._waiters.measure(intake.transfer.bytes_held, now)
         self.complete()
         if intake is None and not self.job.paused:
@@ -275,7 +275,7 @@ class Download:
             # Nobody knows what of it is on the disk until it is read.
             self._finishing = False
             self._unopened, self._intake = (intake.manifest, intake.transfer.held), None
-            intake.file.close()
+            intake.close()
             self.storage_failed(error)
         except Cancelled:
             self._finishing = False
@@ -290,7 +290,7 @@ class Download:
 
     def storage_failed(self, error: StorageError) -> None:
         """Part of :class:`~p2pd.peer.intake.Owner`: rest, say so, try again later."""
-        if self.ended_at is not None:
+        if self.ended_at is not None or self._keeper.in_trouble:
             return
         self.error = error
         log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
@@ -419,7 +419,7 @@ class Download:
                 await self._house.in_thread(lambda: intake.file.save(held, job))
             except StorageError as error:
                 log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
-            intake.file.close()
+            intake.close()
 
     def _succeed(self, manifest: Manifest) -> None:
         self._size = manifest.size
@@ -443,7 +443,7 @@ class Download:
         self._seeking.stop()
         if self._intake is not None:
             self._intake.drop_all()
-            self._intake.file.close()
+            self._intake.close()
         if not keep:
             self.spawn(self._discard())
         self._waiters.end(outcome)

@@ -61,6 +61,12 @@ class Link(Protocol):
     def send(self, message: m.Message, body: bytes = b"") -> None:
         """Send a message and its body."""
 
+    def hold(self, why: str) -> None:
+        """Read nothing more until released."""
+
+    def release(self, why: str) -> None:
+        """Undo one :meth:`hold`."""
+
 
 @attrs.define(eq=False)
 class _Asked:

@@ -11,6 +11,7 @@ from p2pd.peer.receiving import BufferPool
 from p2pd.share.index import ShareIndex
 from p2pd.share.partial import PartialStore
 from p2pd.share.paths import ShareRoot
+from p2pd.share.writing import Writer
 from p2pd.status import TransferStatus
 from p2pd.threads import InThread
 
@@ -24,6 +25,7 @@ class Household(Protocol):
     contacts: Contacts
     activity: Activity
     pool: BufferPool
+    writer: Writer
     label: str
     """This peer's own name."""
     ban_seconds: float

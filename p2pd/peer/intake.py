@@ -13,13 +13,14 @@ from twisted.logger import Logger
 
 from p2pd.errors import StorageError
 from p2pd.fetch.picker import Run, SourceKey
-from p2pd.fetch.transfer import Transfer
+from p2pd.fetch.transfer import Source, Transfer
 from p2pd.model import FileId, Manifest, PeerId, PeerInfo
 from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.receiving import BufferPool, RangeSink
 from p2pd.pieces import Bitfield
 from p2pd.share.partial import PartialFile
+from p2pd.share.writing import Writer
 from p2pd.status import SourceStatus
 from p2pd.text import escape
 
@@ -59,6 +60,7 @@ class Intake:
         now: Callable[[], float],
         activity: Activity,
         pool: BufferPool,
+        writer: Writer,
     ) -> None:
         self._owner = owner
         self._name = name
@@ -68,9 +70,11 @@ class Intake:
         self._now = now
         self._activity = activity
         self._pool = pool
+        self._writer = writer
         self.transfer = Transfer(manifest.size, manifest.piece_size, held, self)
         self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
-        self._left: dict[PeerId, SourceStatus] = {}
+        self._left: list[tuple[Source, PeerInfo]] = []
+        """Those who brought something and are not reached any more."""
 
     def add(self, source: Fetching, info: PeerInfo, have: Bitfield | None, *, careful: bool = False) -> None:
         """A source with the pieces of ``have`` (None: all); ``careful``: it sent wrong data before."""
@@ -94,10 +98,9 @@ class Intake:
             self.drop(source)
 
     def _count(self, key: SourceKey) -> None:
-        source, info = self.transfer.sources[key], self._reached[key][1]
-        if source.bytes:
-            before = self._left.get(info.id)
-            self._left[info.id] = SourceStatus(info.name, source.bytes + (before.bytes if before else 0))
+        source = self.transfer.sources[key]
+        if source.bytes or source.writing:
+            self._left.append((source, self._reached[key][1]))
 
     @property
     def live(self) -> int:
@@ -110,13 +113,13 @@ class Intake:
 
     def sources(self) -> list[SourceStatus]:
         """Verified bytes by peer, those who left included."""
-        found = dict(self._left)
-        for key, (_, info) in self._reached.items():
-            source = self.transfer.sources[key]
+        found: dict[PeerId, SourceStatus] = {}
+        reached = [(self.transfer.sources[key], info) for key, (_, info) in self._reached.items()]
+        for source, info in [*self._left, *reached]:
             before = found[info.id].bytes if info.id in found else 0
-            found[info.id] = SourceStatus(
-                info.name, before + source.bytes, source.rate if source.gets else 0.0
-            )
+            if before + source.bytes or source.key in self._reached:
+                rate = source.rate if source.gets else 0.0
+                found[info.id] = SourceStatus(info.name, before + source.bytes, rate)
         return sorted(found.values(), key=lambda each: each.name)
 
     # The Driver of the transfer
@@ -131,8 +134,8 @@ class Intake:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
         reached, info = self._reached[source]
         sink = RangeSink(
-            grant, run, manifest=self.manifest, write=self.file.write, listener=_Carrier(self, source),
-            pool=self._pool, whole=duplicate,
+            grant, run, manifest=self.manifest, listener=_Carrier(self, source), pool=self._pool,
+            whole=duplicate,
         )  # fmt: skip
         self._note("asked for", run, info)
         reached.get(sink, self)
@@ -184,18 +187,51 @@ class Intake:
         """``count`` bytes came from that source."""
         self.transfer.progressed(key, grant, count, self._now())
 
-    def piece(self, key: SourceKey, sink: RangeSink, piece: int, right: bool) -> None:
-        """A whole piece came."""
+    def piece(self, key: SourceKey, sink: RangeSink, piece: int, right: bool) -> bool:
+        """A whole piece came. True where it is to be written."""
         info = self._reached[key][1] if key in self._reached else None
-        self.transfer.piece_arrived(key, sink.grant, piece, right, self._now())
+        new = self.transfer.piece_arrived(key, sink.grant, piece, right, self._now())
         if right and sink.finished and info is not None:
             self._note("received", sink.run, info)
-        if self.transfer.done:
-            self._owner.complete()
+        return new
 
-    def storage_failed(self, error: StorageError) -> None:
-        """A write failed."""
-        self._owner.storage_failed(error)
+    def write(
+        self, key: SourceKey, offset: int, data: memoryview, pieces: tuple[int, ...],
+        release: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Write behind; with too much waiting, that source is not read for a while."""
+
+        def written(error: StorageError | None) -> None:
+            release()
+            for piece in pieces:
+                if error is None:
+                    self.transfer.piece_written(piece)
+                else:
+                    self.transfer.piece_lost(piece, self._now())
+            if error is not None:
+                self._owner.storage_failed(error)
+            elif self.transfer.done:
+                self._owner.complete()
+
+        self._writer.write(lambda: self.file.write(offset, data), len(data), written)
+        if self._writer.full and key in self._reached:
+            self._writer.hold_while_full(self._reached[key][0].link)
+
+    def eager(self, sink: RangeSink) -> bool:
+        """True where the disk has nothing to do; what waits for that is written then."""
+        if not self._writer.idle:
+            self._writer.when_idle(sink.flush)
+        return self._writer.idle
+
+    def tick(self, now: float) -> None:
+        """Look at what is due."""
+        if self._writer.full:
+            self.transfer.unread(now)
+        self.transfer.tick(now)
+
+    def close(self) -> None:
+        """Close the file, once what is being written is."""
+        self._writer.after(self.file.close)
 
     def _note(self, what: str, run: Run, info: PeerInfo) -> None:
         if self._activity.on:
@@ -212,8 +248,13 @@ class _Carrier:
     def sink_progressed(self, sink: RangeSink, count: int) -> None:
         self._intake.progressed(self._key, sink.grant, count)
 
-    def sink_piece(self, sink: RangeSink, piece: int, right: bool) -> None:
-        self._intake.piece(self._key, sink, piece, right)
+    def sink_piece(self, sink: RangeSink, piece: int, right: bool) -> bool:
+        return self._intake.piece(self._key, sink, piece, right)
 
-    def sink_failed(self, sink: RangeSink, error: StorageError) -> None:
-        self._intake.storage_failed(error)
+    def sink_write(
+        self, offset: int, data: memoryview, pieces: tuple[int, ...], release: Callable[[], None]
+    ) -> None:
+        self._intake.write(self._key, offset, data, pieces, release)
+
+    def sink_eager(self, sink: RangeSink) -> bool:
+        return self._intake.eager(sink)

@@ -1,6 +1,6 @@
-"""Ranges coming in: from the socket into one buffer, hashed there, then written.
+"""Ranges coming in: from the socket into buffers, hashed there, and given away to be written.
 
-A piece of up to 1 MiB is written once it is verified; a longer one is hashed and
+A piece of up to 1 MiB is written only once it is verified; a longer one is hashed and
 written in steps of 1 MiB, and counts when its last step fits its hash.
 """
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import blake3
 
-from p2pd.errors import ProtocolError, StorageError
+from p2pd.errors import ProtocolError
 from p2pd.fetch.picker import Run
 from p2pd.model import Manifest
 from p2pd.wire.messages import Data
@@ -20,36 +20,61 @@ STEP = 1024 * 1024
 _DISCARDED = memoryview(bytearray(64 * 1024))
 
 
+class Buffer:
+    """Memory of a pool, to which it goes back when the last who uses it drops it."""
+
+    def __init__(self, pool: BufferPool, size: int) -> None:
+        self.view = memoryview(bytearray(size))
+        self._pool = pool
+        self._users = 0
+
+    def hold(self) -> Buffer:
+        """One user more."""
+        self._users += 1
+        return self
+
+    def drop(self) -> None:
+        """One user less."""
+        self._users -= 1
+        if not self._users:
+            self._pool.give(self)
+
+
 class BufferPool:
     """Buffers are used again: fresh memory costs a page fault per 4 KiB. Keeps up to ``keep``."""
 
-    def __init__(self, keep: int = 8) -> None:
-        self._free: list[bytearray] = []
+    def __init__(self, keep: int = 12) -> None:
+        self._free: list[Buffer] = []
         self._keep = keep
 
-    def take(self, size: int) -> bytearray:
-        """A buffer of at least ``size`` bytes."""
+    def take(self, size: int) -> Buffer:
+        """A buffer of at least ``size`` bytes, with one user."""
         if size <= STEP:
-            return self._free.pop() if self._free else bytearray(STEP)
-        return bytearray(size)
+            return (self._free.pop() if self._free else Buffer(self, STEP)).hold()
+        return Buffer(self, size).hold()
 
-    def give(self, buffer: bytearray) -> None:
-        """Done with it."""
-        if len(buffer) == STEP and len(self._free) < self._keep:
+    def give(self, buffer: Buffer) -> None:
+        """Nobody uses it any more; called by the buffer."""
+        if len(buffer.view) == STEP and len(self._free) < self._keep:
             self._free.append(buffer)
 
 
 class SinkListener(Protocol):
-    """Who is told what comes; called on the reactor thread."""
+    """Who is told what comes, and writes it; called on the reactor thread."""
 
     def sink_progressed(self, sink: RangeSink, count: int) -> None:
         """``count`` bytes arrived."""
 
-    def sink_piece(self, sink: RangeSink, piece: int, right: bool) -> None:
-        """A whole piece arrived and was hashed; if right, it is written."""
+    def sink_piece(self, sink: RangeSink, piece: int, right: bool) -> bool:
+        """A whole piece arrived and was hashed. True: it is to be written, and the sink is not discarded."""
 
-    def sink_failed(self, sink: RangeSink, error: StorageError) -> None:
-        """It could not be written; the sink takes nothing more."""
+    def sink_write(
+        self, offset: int, data: memoryview, pieces: tuple[int, ...], release: Callable[[], None]
+    ) -> None:
+        """Write ``data`` at ``offset``: with it ``pieces`` are there whole. Then ``release`` its memory."""
+
+    def sink_eager(self, sink: RangeSink) -> bool:
+        """True where what can be written should be at once; else :meth:`RangeSink.flush` follows."""
 
 
 class RangeSink:
@@ -65,7 +90,6 @@ class RangeSink:
         run: Run,
         *,
         manifest: Manifest,
-        write: Callable[[int, memoryview], None],
         listener: SinkListener,
         pool: BufferPool,
         whole: bool = False,
@@ -75,7 +99,6 @@ class RangeSink:
         self.offset = run.first * manifest.piece_size
         self.length = min(run.end * manifest.piece_size, manifest.size) - self.offset
         self._manifest = manifest
-        self._write = write
         self._listener = listener
         self._pool = pool
         self._whole = whole
@@ -83,10 +106,13 @@ class RangeSink:
         self._frame_end = self.offset  # of what headers announced
         self._piece = run.first
         self._piece_left = manifest.length(run.first)
-        self._hasher: blake3.blake3 | None = None
-        self._buffer: bytearray | None = None
-        self._view = memoryview(b"")
+        self._hasher: blake3.blake3 | None = None  # of the steps before this one of a long piece
+        self._buffer: Buffer | None = None
+        self._base = 0  # where in the file the buffer begins
         self._filled = 0
+        self._piece_from = 0  # where in the buffer the piece, or this step of it, begins
+        self._unwritten = 0  # up to here the buffer was given away, or is not to be written
+        self._ready: list[int] = []  # pieces in the buffer from there to the piece that is coming
         self.dead = False
 
     @property
@@ -108,11 +134,14 @@ class RangeSink:
         self._frame_end = self._at + header.length
 
     def discard(self) -> None:
-        """What still comes does not count."""
-        self.dead = True
-        if self._buffer is not None:
-            self._pool.give(self._buffer)
-            self._buffer = None
+        """What still comes does not count; whole pieces that came are written."""
+        if not self.dead:
+            self.dead = True
+            self._turn_page(self._piece_from)
+
+    def flush(self) -> None:
+        """Give whole pieces away to be written, though there is room for more of them."""
+        self._give(self._piece_from)
 
     def target(self) -> memoryview:
         """Where the next bytes belong: not empty while the range is not finished."""
@@ -121,54 +150,61 @@ class RangeSink:
         if self._buffer is None:
             size = self._manifest.length(self._piece) if self._whole else STEP
             self._buffer = self._pool.take(size)
-            self._view = memoryview(self._buffer)
-        room = len(self._view) - self._filled
-        return self._view[self._filled : self._filled + min(room, self._piece_left)]
+            self._base = self._at
+            self._filled = self._piece_from = self._unwritten = 0
+        room = len(self._buffer.view) - self._filled
+        return self._buffer.view[self._filled : self._filled + min(room, self._piece_left)]
 
     def received(self, count: int) -> None:
         """``count`` bytes are in the target."""
         self._at += count
         self._listener.sink_progressed(self, count)
-        if self.dead:
+        if self.dead or self._buffer is None:
             return
         self._filled += count
         self._piece_left -= count
-        if not self._piece_left or self._filled == len(self._view):
-            self._flush()
-        if self.finished and self._buffer is not None:
-            self._pool.give(self._buffer)
-            self._buffer = None
+        if not self._piece_left:
+            self._piece_ended(self._buffer)
+        elif self._filled == len(self._buffer.view):
+            self._hasher = self._hasher or blake3.blake3()
+            self._hasher.update(self._buffer.view[self._piece_from :])
+            self._turn_page(self._filled)
 
-    def _flush(self) -> None:
-        chunk = self._view[: self._filled]
-        ended = not self._piece_left
-        start = self._at - self._filled
-        self._filled = 0
-        wanted = self._manifest.hash_of(self._piece)
-        if ended and self._hasher is None:
-            right = blake3.blake3(chunk).digest() == wanted
-            if right:
-                self._put(start, chunk)
-        else:
-            if self._hasher is None:
-                self._hasher = blake3.blake3()
-            self._hasher.update(chunk)
-            self._put(start, chunk)
-            if not ended:
-                return
-            right = self._hasher.digest() == wanted
-            self._hasher = None
-        if self.dead:
-            return
+    def _piece_ended(self, buffer: Buffer) -> None:
+        chunk = buffer.view[self._piece_from : self._filled]
+        hasher, self._hasher = self._hasher or blake3.blake3(), None
+        hasher.update(chunk)
         piece = self._piece
+        right = hasher.digest() == self._manifest.hash_of(piece)
         if not self.finished:
             self._piece += 1
             self._piece_left = self._manifest.length(self._piece)
-        self._listener.sink_piece(self, piece, right)
+        accepted = self._listener.sink_piece(self, piece, right)
+        if self.dead:
+            return
+        if accepted:
+            self._ready.append(piece)
+        else:
+            self._give(self._piece_from)
+            self._unwritten = self._filled
+        self._piece_from = self._filled
+        room = len(buffer.view) - self._filled
+        if self.finished or room < min(self._piece_left, len(buffer.view)):
+            self._turn_page(self._filled)
+        elif self._listener.sink_eager(self):
+            self._give(self._filled)
 
-    def _put(self, offset: int, chunk: memoryview) -> None:
-        try:
-            self._write(offset, chunk)
-        except StorageError as error:
-            self.discard()
-            self._listener.sink_failed(self, error)
+    def _turn_page(self, end: int) -> None:
+        """Give away what is in the buffer before ``end``; what comes next goes into another."""
+        if self._buffer is not None:
+            self._give(end)
+            self._buffer.drop()
+            self._buffer = None
+
+    def _give(self, end: int) -> None:
+        if self._buffer is None or end <= self._unwritten:
+            return
+        start, self._unwritten = self._unwritten, end
+        pieces, self._ready = tuple(self._ready), []
+        self._buffer.hold()
+        self._listener.sink_write(self._base + start, self._buffer.view[start:end], pieces, self._buffer.drop)

@@ -40,6 +40,7 @@ from p2pd.share.cache import ManifestCache
 from p2pd.share.index import ShareIndex
 from p2pd.share.partial import PartialStore
 from p2pd.share.paths import ShareRoot, canonical_name
+from p2pd.share.writing import Writer
 from p2pd.status import DaemonStatus, FileStatus, PeerStatus, PiecesStatus, TransferStatus
 from p2pd.text import escape
 from p2pd.wire import messages as m
@@ -96,6 +97,7 @@ class PeerService(service.Service):
         self.activity = Activity(config.run_time.activity)
         self.config_problem = ""
         self.pool = BufferPool()
+        self.writer = Writer(reactor.callFromThread)
         self.label = config.name or ""
         self.ban_seconds = config.run_time.ban
         self._problems: list[str] = []
@@ -196,6 +198,7 @@ class PeerService(service.Service):
             farewells.append(ensureDeferred(self.contacts.stop(LEAVING)))
             farewells.append(ensureDeferred(self.index.stop()))
         await DeferredList(farewells, consumeErrors=True)
+        await self.writer.stop()
         if self._control is not None:
             await self._control.stop()
         if self._cache is not None:

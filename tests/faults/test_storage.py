@@ -169,7 +169,8 @@ def test_a_disk_that_fills_up_keeps_what_came_and_goes_on_when_there_is_room(
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EIO"])
 def test_a_write_that_fails_is_done_again(host: Host, error: str) -> None:
-    content = os.urandom(4 * 2**20)
+    # So much that the thread that writes the file, and none else, writes 50 times and more.
+    content = os.urandom(80 * 2**20)
     manager = host.manager()
     holder = host.peer("h", manager=manager, files={"f": content})
     inject = ["-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}:when=50"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pd.fetch.picker import Picker, Run, SourceKey
-from p2pd.fetch.transfer import GRANTS, STALL, Transfer
+from p2pd.fetch.transfer import GRANTS, STALL, Source, Transfer
 from p2pd.pieces import Bitfield
 
 PIECE = 100
@@ -65,7 +65,8 @@ class Wire:
                 run = self.gets.pop((key, grant))
                 for piece in run:
                     transfer.progressed(source, grant, PIECE, now)
-                    transfer.piece_arrived(source, grant, piece, right, now)
+                    if transfer.piece_arrived(source, grant, piece, right, now):
+                        transfer.piece_written(piece)
                 return True
         return False
 
@@ -215,6 +216,7 @@ class World:
     haves: dict[str, Bitfield | None] = attrs.Factory(dict)
     now: float = 0.0
     arrived: list[int] = attrs.Factory(list)
+    writing: list[tuple[int, Source]] = attrs.Factory(list)
 
     def check(self) -> None:
         live: dict[int, int] = {}
@@ -290,8 +292,21 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
                 for piece in run:
                     transfer.progressed(name, number, PIECE, world.now)
                     if transfer.piece_arrived(name, number, piece, True, world.now):
-                        world.arrived.append(piece)
+                        world.writing.append((piece, transfer.sources[name]))
                 return
+
+    def written(name: str = "") -> None:
+        if world.writing:
+            piece, source = world.writing.pop(0)
+            before = source.bytes
+            assert piece not in transfer.held
+            transfer.piece_written(piece)
+            assert source.bytes - before == transfer._length(piece)
+            world.arrived.append(piece)
+
+    def unwritten(name: str) -> None:
+        if world.writing:
+            transfer.piece_lost(world.writing.pop(0)[0], world.now)
 
     def wrong(name: str) -> None:
         for source, number in list(wire.gets):
@@ -319,6 +334,9 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
         grant,
         deliver,
         deliver,
+        written,
+        written,
+        unwritten,
         wrong,
         cancelled,
         wait,
@@ -339,8 +357,49 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
         grant("good")
         world.check()
         deliver("good")
+        while world.writing:
+            written()
     assert transfer.done
     assert sorted(world.arrived) == list(range(count))
+
+
+def test_what_is_being_written_is_asked_of_nobody_else_though_its_source_is_gone() -> None:
+    transfer, wire = make(2)
+    transfer.add_source("a", "a", None, 0.0)
+    assert wire.grant(transfer, "a", 0.0, PIECE) == Run(0, 1)
+    source = transfer.sources["a"]
+    assert transfer.piece_arrived("a", 1, 0, True, 0.1)
+    transfer.remove_source("a", 0.2)
+    transfer.add_source("b", "b", None, 0.2)
+    assert wire.grant(transfer, "b", 0.2, 2 * PIECE) == Run(1, 2)
+    assert 0 not in transfer.held
+    transfer.piece_written(0)
+    assert 0 in transfer.held
+    assert source.bytes == PIECE
+
+
+def test_what_could_not_be_written_is_asked_for_again() -> None:
+    transfer, wire = make(1)
+    transfer.add_source("a", "a", None, 0.0)
+    wire.grant(transfer, "a", 0.0)
+    assert transfer.piece_arrived("a", 1, 0, True, 0.1)
+    assert wire.grant(transfer, "a", 0.1) is None
+    transfer.piece_lost(0, 0.2)
+    assert wire.wants["a"] == GRANTS
+    assert wire.grant(transfer, "a", 0.2) == Run(0, 1)
+    assert transfer.sources["a"].bytes == 0
+
+
+def test_a_disk_that_holds_reading_up_is_no_silence_of_the_sources() -> None:
+    transfer, wire = make(10)
+    transfer.add_source("a", "a", None, 0.0)
+    wire.grant(transfer, "a", 0.0)
+    for second in range(1, 20):
+        transfer.unread(float(second))
+        transfer.tick(float(second))
+    assert not transfer.sources["a"].stalled
+    transfer.tick(19.0 + STALL + 0.1)
+    assert transfer.sources["a"].stalled
 
 
 def test_a_source_that_never_grants_is_no_source_until_it_does() -> None:
@@ -376,6 +435,7 @@ def test_long_pieces_are_taken_away_from_a_slow_source() -> None:
         transfer.progressed("fast", grant, piece, now)
         wire.gets.pop(("fast", grant))
         assert transfer.piece_arrived("fast", grant, run.first, True, now)
+        transfer.piece_written(run.first)
     assert wire.wants["fast"] == GRANTS
     assert wire.grant(transfer, "fast", now, piece) == Run(0, 1)
     assert ("slow", 1) in wire.cancelled
