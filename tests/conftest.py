@@ -8,10 +8,14 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.rig import Host
 
 REQUIRE_ALL = os.environ.get("P2PD_REQUIRE_ALL") == "1"
+
+settings.register_profile("p2pd", deadline=None)  # a busy machine is no fault
+settings.load_profile("p2pd")
 
 
 def _missing(tool: str) -> str | None:

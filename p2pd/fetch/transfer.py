@@ -26,6 +26,8 @@ FIRST_RUN = 1024 * 1024
 """Bytes asked for at once before a source's rate is known."""
 RUN_SECONDS = 0.1
 """Later a run is about this long, so that little is lost with a source."""
+MAX_RUN = 64 * 1024 * 1024
+"""Bytes asked for at once at most (or one piece), however much is granted."""
 MAX_DUPLICATE = 16 * 1024 * 1024
 """Pieces up to this long are asked of a second source in the endgame, and wait in memory; longer
 ones are taken away from the slow source."""
@@ -367,7 +369,7 @@ class Transfer:
         if len(self.sources) > 1:
             fair = self._picker.missing * self._piece_size // (2 * len(self.sources))
             wanted = min(wanted, fair)
-        return max(1, min(wanted, limit) // self._piece_size)
+        return max(1, min(wanted, limit, MAX_RUN) // self._piece_size)
 
     def _slowest_piece(self, source: Source, now: float) -> int | None:
         """Endgame: the piece on which ``source`` would beat the one who has been asked, by most."""

@@ -12,7 +12,9 @@ from p2pd.manager.hub import Hub
 from p2pd.manager.registry import Announcement
 from p2pd.model import PeerId
 from p2pd.net.addresses import canonical_host
+from p2pd.net.door import Door, Visit
 from p2pd.net.lines import MessageProtocol
+from p2pd.wire.fields import sentence
 from p2pd.wire.messages import (
     PEER_TO_MANAGER,
     VERSION,
@@ -36,9 +38,10 @@ MAX_REFUSALS = 64
 class ManagerProtocol(MessageProtocol):
     """One peer. Made by :class:`ManagerFactory`; tells its hub and its factory of everything, once."""
 
-    def __init__(self, factory: ManagerFactory) -> None:
+    def __init__(self, factory: ManagerFactory, visit: Visit) -> None:
         super().__init__(factory.clock, PEER_TO_MANAGER)
         self._office = factory
+        self._visit = visit
         self._hub: Hub = factory.hub
         self._peer: PeerId | None = None
         self._announce_call: IDelayedCall | None = None
@@ -49,15 +52,14 @@ class ManagerProtocol(MessageProtocol):
         """Counts, and waits for `new_peer`."""
         self._office.protocols.add(self)
         if not self._office.ready:
-            self._tcp.pauseProducing()
+            self.hold("not ready")
         self._announce_call = self._clock.callLater(
             ANNOUNCE_WITHIN, self.fail, ProtocolError(f"no new_peer within {ANNOUNCE_WITHIN:g} s")
         )
 
     def begin(self) -> None:
         """Read what waits since the connection was made."""
-        if self.open:
-            self._tcp.resumeProducing()
+        self.release("not ready")
 
     def bytes_received(self) -> None:
         """Anything at all keeps the lease."""
@@ -110,6 +112,7 @@ class ManagerProtocol(MessageProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._office.protocols.discard(self)
+        self._visit.left()
         super().connectionLost(reason)
 
     @property
@@ -125,12 +128,14 @@ class ManagerProtocol(MessageProtocol):
         if said.major != VERSION[0]:
             raise RefusedError(f"version {said.major} of the protocol is not spoken here, but {VERSION[0]}")
         peer = PeerId(said.id)
-        announcement = Announcement(peer, said.name, said.port, said.listen[:16], said.advertise, said.cookie)
+        announcement = Announcement(peer, said.name, said.port, said.listen, said.advertise, said.cookie)
         joined = self._hub.join(self, announcement, canonical_host(self._tcp.getPeer().host))
         self._peer = peer
+        self._visit.introduced()
         self._list_due = True
         self._stop_waiting()
-        self.send(Welcome(joined.cookie, int(self._hub.registry.lease), joined.host, joined.problem[:250]))
+        lease = int(self._hub.registry.lease)
+        self.send(Welcome(joined.cookie, lease, joined.host, sentence(joined.problem)))
 
     def _stop_waiting(self) -> None:
         if self._announce_call is not None and self._announce_call.active():
@@ -138,16 +143,17 @@ class ManagerProtocol(MessageProtocol):
 
 
 class _Refusal(MessageProtocol):
-    """A connection over the limit."""
+    """A connection that is one too many."""
 
-    def __init__(self, factory: ManagerFactory) -> None:
+    def __init__(self, factory: ManagerFactory, why: str) -> None:
         super().__init__(factory.clock, PEER_TO_MANAGER)
         self._office = factory
+        self._why = why
 
     def opened(self) -> None:
         """Says so, and closes."""
         self._office.refusals += 1
-        self.fail(RefusedError(f"the manager is full ({self._office.limit} connections)"))
+        self.fail(RefusedError(self._why))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._office.refusals -= 1
@@ -155,14 +161,16 @@ class _Refusal(MessageProtocol):
 
 
 class ManagerFactory(Factory):
-    """Takes ``limit`` connections; the next ones get an `error` line and are closed."""
+    """Takes ``limit`` connections, by the rules of :class:`~p2pd.net.door.Door`; the next ones get an
+    `error` line and are closed.
+    """  # fmt: skip
 
     noisy = False
 
     def __init__(self, clock: IReactorTime, hub: Hub, limit: int) -> None:
         self.clock = clock
         self.hub = hub
-        self.limit = limit
+        self.door = Door(limit)
         self.protocols: set[ManagerProtocol] = set()
         self.refusals = 0
         self.ready = False
@@ -175,8 +183,10 @@ class ManagerFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """None, which closes at once, where even the refusals are too many."""
-        if len(self.protocols) < self.limit:
-            return ManagerProtocol(self)
+        host = getattr(addr, "host", "")
+        why = self.door.refusal(host, listening=self.ready)
+        if why is None:
+            return ManagerProtocol(self, self.door.enter(host))
         if self.refusals < MAX_REFUSALS:
-            return _Refusal(self)
+            return _Refusal(self, f"the manager is {why}")
         return None

@@ -109,7 +109,7 @@ class ManagerService(Service):
 
     def change(self, limit: int, lease: int) -> None:
         """Go on with these: a new limit closes nobody's connection, a new lease counts for who joins now."""
-        self._factory.limit = limit
+        self._factory.door.limit = limit
         self.registry.lease = lease
 
     # The commands of the control socket

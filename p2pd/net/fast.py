@@ -22,6 +22,8 @@ from twisted.internet.protocol import ClientFactory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
+from p2pd.net.listening import Port
+
 TURN = 4 * 1024 * 1024
 """Bytes sent or received before other connections get their turn."""
 _SCRATCH = bytearray(16 * 1024)
@@ -201,7 +203,7 @@ class FastClient(_Fast, tcp.Client):
     """The dialling side."""
 
 
-class FastPort(tcp.Port):
+class FastPort(Port):
     """A listening port whose connections are :class:`FastServer`."""
 
     transport = FastServer

@@ -2,7 +2,8 @@
 
 What every such connection keeps: one bad line costs an ``error`` line and the
 connection; unknown verbs are answered and counted; who does not read is not
-read either, so that a flood cannot make answers pile up here.
+read either, so that a flood cannot make answers pile up here; lines are taken
+no faster than at a :class:`~p2pd.net.pace.Pace`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from p2pd.errors import P2PError, ProtocolError
+from p2pd.net.pace import PAUSE, Pace
 from p2pd.wire.codec import Body, Decoder, UnknownVerb, encode
+from p2pd.wire.fields import sentence
 from p2pd.wire.messages import Error, Message, Ping, Pong, Unknown
 
 MAX_STRIKES = 16
@@ -57,6 +60,9 @@ class MessageProtocol(Protocol):
         self._told = False
         self._deadline: IDelayedCall | None = None
         self._waiting = 0
+        self._pace = Pace(clock.seconds)
+        self._pace_call: IDelayedCall | None = None
+        self._held: set[str] = set()  # why nothing is read
         self.blocked = False
         self._lost: list[Deferred[None]] = []
 
@@ -106,20 +112,33 @@ class MessageProtocol(Protocol):
             was_stuck = self.stuck
             self._waiting += len(lines)
             if self.stuck and not was_stuck:
-                self._tcp.pauseProducing()
+                self.hold("stuck")
 
     def fail(self, error: P2PError) -> None:
         """Say why in an ``error`` line, which arrives even if the other side is still sending; then close."""
         if not self.open:
             return
-        message = error.message[:250].encode("utf-8", "replace").decode("utf-8")
-        self._tcp.write(encode(Error(error.code, message)))
+        self._tcp.write(encode(Error(error.code, sentence(error.message))))
         self._begin_closing(error)
 
     def close(self) -> None:
         """Close after what was sent has gone out."""
         if self.open:
             self._begin_closing(None)
+
+    def hold(self, why: str) -> None:
+        """Read nothing more until released."""
+        if not self._held and self.open:
+            self._tcp.pauseProducing()
+        self._held.add(why)
+
+    def release(self, why: str) -> None:
+        """Undo one :meth:`hold`; what was read before is taken first."""
+        self._held.discard(why)
+        if not self._held and self.open:
+            self._take_events()
+            if not self._held and self.open:
+                self._tcp.resumeProducing()
 
     def when_lost(self) -> Deferred[None]:
         """Fires when the connection is gone; only while it is there."""
@@ -145,12 +164,8 @@ class MessageProtocol(Protocol):
         if not self.open:
             return  # read and dropped, because closing with bytes unread would reset the error line away
         self.bytes_received()
-        try:
-            self._decoder.receive(data)
-            while self.open and (event := self._decoder.next_event()) is not None:
-                self._take(event)
-        except P2PError as error:
-            self.fail(error)
+        self._decoder.receive(data)
+        self._take_events()
 
     def readConnectionLost(self) -> None:
         if self._closing:
@@ -164,8 +179,9 @@ class MessageProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._closing = True
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+        for call in (self._deadline, self._pace_call):
+            if call is not None and call.active():
+                call.cancel()
         self._tell(None if reason.check(ConnectionDone) else P2PError(reason.getErrorMessage()))
         waiting, self._lost = self._lost, []
         for each in waiting:
@@ -176,9 +192,9 @@ class MessageProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         was_stuck, self._waiting, self.blocked = self.stuck, 0, False
+        if was_stuck:
+            self.release("stuck")
         if self.open:
-            if was_stuck:
-                self._tcp.resumeProducing()
             self.unblocked()
 
     def stopProducing(self) -> None:
@@ -189,6 +205,16 @@ class MessageProtocol(Protocol):
     @property
     def _tcp(self) -> _Transport:
         return cast(_Transport, self.transport)
+
+    def _take_events(self) -> None:
+        try:
+            while self.open and not self._held and (event := self._decoder.next_event()) is not None:
+                if not self._pace.take(self._decoder.line_length):
+                    self.hold("pace")
+                    self._pace_call = self._clock.callLater(PAUSE, self.release, "pace")
+                self._take(event)
+        except P2PError as error:
+            self.fail(error)
 
     def _take(self, event: Message | Body | UnknownVerb) -> None:
         if isinstance(event, UnknownVerb):
@@ -208,7 +234,7 @@ class MessageProtocol(Protocol):
 
     def _begin_closing(self, reason: P2PError | None) -> None:
         self._closing = True
-        if self.stuck:
+        if self._held:
             self._tcp.resumeProducing()
         self._tcp.unregisterProducer()
         self._tcp.loseWriteConnection()

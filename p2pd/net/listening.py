@@ -20,8 +20,18 @@ from p2pd.net.addresses import canonical_host, is_loopback, is_wildcard, listen_
 
 BACKLOG = 1024
 """Waiting connections; the kernel takes the smaller one of this and net.core.somaxconn."""
+ACCEPTS = 16
+"""Connections accepted in one turn of the reactor."""
 _PREFIXES = ("tcp", "tcp6", "systemd")
 _TRIES = 16
+
+
+class Port(tcp.Port):
+    """A listening port that accepts few connections at a time: what those say is read before more come."""
+
+    def doRead(self) -> None:
+        self.numberAccepts = min(self.numberAccepts, ACCEPTS)
+        super().doRead()  # type: ignore[no-untyped-call]
 
 
 @attrs.frozen
@@ -100,7 +110,7 @@ class Listener:
         host_option: str,
         port_option: str,
         factory: IProtocolFactory,
-        port_class: type[tcp.Port] = tcp.Port,
+        port_class: type[tcp.Port] = Port,
     ) -> None:
         check_port_option(port_option)
         self._reactor = _PortReactor(reactor, port_class)

@@ -13,10 +13,12 @@ from twisted.python.failure import Failure
 from p2pd.errors import P2PError, ProtocolError, StorageError
 from p2pd.model import FileId, Manifest
 from p2pd.peer.activity import Activity
+from p2pd.pieces import MAX_PIECES, piece_count
 from p2pd.share.index import ShareIndex
 from p2pd.share.paths import is_canonical
 from p2pd.text import escape
 from p2pd.wire import messages as m
+from p2pd.wire.fields import sentence
 
 MAX_STANDING = 1024
 """Reqs that a conversation may have standing; the oldest one stops standing."""
@@ -32,6 +34,8 @@ log = Logger("p2pd.peer")
 
 class Link(Protocol):
     """What this half needs of its conversation."""
+
+    other: Any
 
     @property
     def name(self) -> str:
@@ -183,11 +187,12 @@ class Answering:
         try:
             entry = await index.find(req.name)
         except StorageError as error:
-            log.warn("{file}: {why}", file=escape(req.name), why=error.message)
+            log.warn("{file}: {why}", file=escape(req.name), why=escape(error.message))
             return not_have
         if entry is None:
             return not_have
-        hashed = ensureDeferred(_as_coroutine(index.manifest(req.name, self._piece_size(req))))
+        wanted = self._piece_size(req, entry.key.size)
+        hashed = ensureDeferred(_as_coroutine(index.manifest(req.name, wanted)))
         result: list[Manifest] = []
         failed: list[bool] = []
         hashed.addCallbacks(result.append, lambda failure: failed.append(True))
@@ -209,12 +214,14 @@ class Answering:
         manifest = result[0]
         return m.Have(req.req, req.name, manifest.size, manifest.piece_size, manifest.file_id, 0)
 
-    def _piece_size(self, req: m.Req) -> int:
-        """The one asked for; 0, the usual one, where somebody has us hash at one size after the other."""
+    def _piece_size(self, req: m.Req, file_size: int) -> int:
+        """The one asked for; 0, the usual one, where it does not fit a file of this size, or where
+        somebody has us hash at one size after the other.
+        """  # fmt: skip
         size = req.piece_size
-        if size < LEAST_PIECE or (
-            size not in self._piece_sizes and len(self._piece_sizes) >= MAX_PIECE_SIZES
-        ):
+        if size < LEAST_PIECE or piece_count(file_size, size) > MAX_PIECES:
+            return 0
+        if size not in self._piece_sizes and len(self._piece_sizes) >= MAX_PIECE_SIZES:
             return 0
         self._piece_sizes.add(size)
         return size
@@ -232,7 +239,7 @@ class Answering:
             fd, manifest, _ = self._shop.index.open(file_id)
             os.close(fd)
         except P2PError as error:
-            self._link.send(m.Gone(file_id, error.message[:300]))
+            self._link.send(m.Gone(file_id, sentence(error.message)))
             return
         self._link.send(
             m.PieceList(file_id, manifest.size, manifest.piece_size, len(manifest.hashes)), manifest.hashes

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, RefusedError, UnreachableError
 from p2pd.model import PeerId, PeerInfo
+from p2pd.net.door import Door, Visit
 from p2pd.net.fast import dial
 from p2pd.peer.conversation import Conversation
 from p2pd.peer.serving import Serving
@@ -47,12 +48,14 @@ class Contacts(protocol.Factory):
         changed: Callable[[], None],
     ) -> None:
         self._reactor = reactor
-        self.maximum = maximum
         self._hello = hello
         self._serve = serve
         self._listed = listed
         self._changed = changed
         self._all: set[Conversation] = set()
+        self._here: set[PeerId] = set()  # who was on the list
+        self.door = Door(maximum)
+        self._visits: dict[Conversation, Visit] = {}
         self._by_peer: dict[PeerId, list[Conversation]] = {}
         self._dialling: dict[PeerId, list[Deferred[Conversation]]] = {}
         self._slots = DeferredSemaphore(DIALS)
@@ -63,15 +66,14 @@ class Contacts(protocol.Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Conversation | None:
         """A conversation that somebody opened; beyond the maximum it hears why not, and ends."""
-        taken = sum(1 for each in self._all if not each.dialled and not each.refused)
-        refusal = None
-        if len(self._all) > 2 * self.maximum + DIALS:
+        if len(self._all) > 2 * self.door.limit + DIALS:
             return None  # not even a sentence for a flood
-        if self._stopped:
-            refusal = "this peer is leaving"
-        elif taken >= self.maximum:
-            refusal = f"this peer is full ({self.maximum} connections)"
+        host = getattr(addr, "host", "")
+        why = "leaving" if self._stopped else self.door.refusal(host)
+        refusal = None if why is None else f"this peer is {why}"
         conversation = Conversation(self, dialled=False, refusal=refusal)
+        if why is None:
+            self._visits[conversation] = self.door.enter(host)
         conversation.factory = self
         conversation.ready.addErrback(lambda _: None)
         self._all.add(conversation)
@@ -82,6 +84,10 @@ class Contacts(protocol.Factory):
     def now(self) -> float:
         """Monotonic seconds."""
         return float(self._reactor.seconds())
+
+    def later(self, seconds: float, work: Callable[[], None]) -> None:
+        """Call ``work`` after so many seconds."""
+        self._reactor.callLater(seconds, work)
 
     def hello(self) -> m.Hello:
         """Who we are."""
@@ -97,12 +103,17 @@ class Contacts(protocol.Factory):
         other = conversation.other
         if other.id == self._hello().id:
             raise RefusedError("this is the same peer")
+        if conversation in self._visits:
+            self._visits[conversation].introduced()
         self._by_peer.setdefault(other.id, []).append(conversation)
         self._changed()
 
     def closed(self, conversation: Conversation) -> None:
         """A conversation is over."""
         self._all.discard(conversation)
+        visit = self._visits.pop(conversation, None)
+        if visit is not None:
+            visit.left()
         if conversation.other is not None:
             known = self._by_peer.get(conversation.other.id, [])
             if conversation in known:
@@ -190,6 +201,11 @@ class Contacts(protocol.Factory):
         """Look at everybody's deadlines; called about once a second."""
         for conversation in list(self._all):
             conversation.tick(now)
+        here = set(self._listed())
+        for peer in self._here - here:
+            for conversation in self._by_peer.get(peer, ()):
+                conversation.doubt()
+        self._here = here
         mine = self._hello().id
         for peer, conversations in list(self._by_peer.items()):
             # Both dialled at once: the smaller id closes its one when nothing is open on it.

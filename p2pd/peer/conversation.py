@@ -23,17 +23,21 @@ from p2pd.errors import P2PError, ProtocolError, RefusedError, UnreachableError
 from p2pd.model import PeerId
 from p2pd.net.addresses import canonical_host
 from p2pd.net.fast import FileSlice, made
+from p2pd.net.pace import PAUSE, Pace
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.serving import Serving
 from p2pd.text import escape
 from p2pd.wire import messages as m
 from p2pd.wire.codec import Body, Decoder, UnknownVerb, encode
+from p2pd.wire.fields import sentence
 
 HELLO_DEADLINE = 10.0
 """Seconds from the connection to the other side's hello; absolute, not from the last byte."""
 PING_AFTER = 15.0
 SILENCE = 45.0
 """Seconds without a byte after which the other side counts as gone."""
+DOUBT = 3.0
+"""Seconds in which somebody answers who the manager says is gone."""
 WRITE_STALL = 20.0
 """Seconds in which the other side takes nothing of what waits for it."""
 LINGER = 2.0
@@ -52,6 +56,9 @@ class Host(Protocol):
 
     def now(self) -> float:
         """Monotonic seconds."""
+
+    def later(self, seconds: float, work: Callable[[], None]) -> None:
+        """Call ``work`` after so many seconds."""
 
     def hello(self) -> m.Hello:
         """Who we are."""
@@ -96,11 +103,13 @@ class Conversation(protocol.Protocol):
         self._opened = self._heard = self._busy_at = host.now()
         self._sent = (0, self._opened)
         self._pinged = False
+        self._doubted: float | None = None
         self._half_closed = False
         self._closing = False
         self._lingering = False
         self.lost = False
         self._strikes = 0
+        self._pace = Pace(host.now)
         self._held: set[str] = set()  # why reading is paused
         self._reason: P2PError | None = None
         self._handlers: dict[type[m.Message], Callable[[Any], None]] = {
@@ -144,10 +153,14 @@ class Conversation(protocol.Protocol):
             event = self._decoder.next_event()
             if event is None:
                 break
+            if isinstance(event, Body):
+                self.fetching.body(event)
+                continue
+            if not self._pace.take(self._decoder.line_length):
+                self.hold("pace")
+                self._host.later(PAUSE, lambda: self.release("pace"))
             if isinstance(event, UnknownVerb):
                 self._on_unknown(event)
-            elif isinstance(event, Body):
-                self.fetching.body(event)
             else:
                 self._on_message(event)
 
@@ -278,7 +291,7 @@ class Conversation(protocol.Protocol):
         log.info("{name} is dropped: {message}", name=self.name, message=escape(error.message))
         self._reason = error
         self.fetching.misbehaved()
-        self.send(m.Error(error.code, error.message[:300]))
+        self.send(m.Error(error.code, sentence(error.message)))
         self._closing = True
         self.transport.unregisterProducer()
         self._linger()
@@ -314,6 +327,12 @@ class Conversation(protocol.Protocol):
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
+    def doubt(self) -> None:
+        """The other side is said to be gone: ask it, and end where it does not answer soon."""
+        if self._doubted is None and not self.ended:
+            self._doubted = self._host.now()
+            self.send(m.Ping(0))
+
     @property
     def ended(self) -> bool:
         """True where nothing can be asked on it any more."""
@@ -346,6 +365,13 @@ class Conversation(protocol.Protocol):
         if self._half_closed:
             self._end_if_answered()
             return
+        if self._doubted is not None:
+            if self._heard > self._doubted:
+                self._doubted = None
+            elif now - self._doubted > DOUBT and not self._held:
+                log.info("{name} is gone", name=self.name)
+                self.abort()
+                return
         silent = now - self._heard
         if silent > SILENCE and not self._held:
             self.abort()

@@ -293,7 +293,7 @@ class Download:
         if self.ended_at is not None or self._keeper.in_trouble:
             return
         self.error = error
-        log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
+        log.warn("{file}: {why}", file=escape(self.job.name), why=escape(error.message))
         if self._intake is not None:
             self._intake.transfer.pause()
         self._keeper.failed(self._house.now())
@@ -418,7 +418,7 @@ class Download:
             try:
                 await self._house.in_thread(lambda: intake.file.save(held, job))
             except StorageError as error:
-                log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
+                log.warn("{file}: {why}", file=escape(self.job.name), why=escape(error.message))
             intake.close()
 
     def _succeed(self, manifest: Manifest) -> None:
@@ -430,7 +430,7 @@ class Download:
 
     def fail(self, error: P2PError) -> None:
         """It ends so."""
-        log.info("{file}: {why}", file=escape(self.job.name), why=error.message)
+        log.info("{file}: {why}", file=escape(self.job.name), why=escape(error.message))
         self._end("failed", error)
 
     def _end(self, state: State, outcome: P2PError | dict[str, Any], keep: bool = False) -> None:
@@ -453,7 +453,7 @@ class Download:
         try:
             await self._house.in_thread(lambda: self._house.store.discard(self.id))
         except (StorageError, RefusedError) as error:
-            log.warn("{file}: {why}", file=escape(self.job.name), why=error.message)
+            log.warn("{file}: {why}", file=escape(self.job.name), why=escape(error.message))
         self._discarded.callback(None)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -90,7 +90,7 @@ class Downloads:
             if (await index.manifest(name, manifest.piece_size)).file_id == manifest.file_id:
                 await index.adopt(name, manifest)
         except P2PError as error:
-            log.info("{file}: {why}", file=escape(name), why=error.message)
+            log.info("{file}: {why}", file=escape(name), why=escape(error.message))
 
     async def request(self, args: Any) -> Download:
         """Begin what `req` asks for, or join a transfer that does the same.

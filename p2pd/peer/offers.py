@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
@@ -12,6 +13,10 @@ AFTER_FIRST = 1.0
 """Offers close so long after the first one,"""
 WITHOUT = 5.0
 """or so long without one; a holder that hashes is waited for while it makes progress within this."""
+HASHING_GRACE = 60.0
+HASHING_PACE = 1_000_000
+"""Where others offer the file, who hashes it is waited for no longer than a minute and at this many
+bytes per second: progress is only what he says."""
 
 
 @attrs.define
@@ -21,6 +26,7 @@ class _Answer:
     offer: Offer | None = None
     done: int = -1
     progress: float = 0.0
+    since: float | None = None  # when it said first that it hashes
     refusal: str | None = None
 
 
@@ -62,13 +68,16 @@ class Offers:
         answer = self._answers.get(peer)
         if answer is not None and answer.state in ("asked", "hashing"):
             answer.state = "hashing"
-            if done != answer.done:
+            if answer.since is None:
+                answer.since = now
+            if done > answer.done:
                 answer.done, answer.progress = done, now
 
     def reoffering(self, peer: PeerId, now: float) -> None:
         """It was asked again with our piece size: its offer of before says nothing."""
         answer = self._answers[peer]
         answer.state, answer.offer, answer.done, answer.progress = "hashing", None, -1, now
+        answer.since = None
 
     @property
     def unreached(self) -> int:
@@ -101,7 +110,14 @@ class Offers:
         return self._closed
 
     def _all_said(self, now: float) -> bool:
-        waiting = [a for a in self._answers.values() if a.state == "hashing" and now - a.progress < WITHOUT]
+        longest = self._longest_hashing()
+        waiting = [
+            a
+            for a in self._answers.values()
+            if a.state == "hashing"
+            and now - a.progress < WITHOUT
+            and (a.since is None or now - a.since < longest)
+        ]
         asked = [a for a in self._answers.values() if a.state == "asked"]
         if self.roster_known and not waiting and not asked:
             return True
@@ -109,6 +125,14 @@ class Offers:
             # Who hashes it (anew, at our piece size) is waited for: it may be another content.
             return now - self._first >= AFTER_FIRST and not waiting
         return now - self._began >= WITHOUT and not waiting
+
+    def _longest_hashing(self) -> float:
+        """Seconds that hashing may take of a holder who is not to keep a file from its name for ever.
+
+        Where nobody else has offered the file there is nothing to be kept from.
+        """
+        sizes = [a.offer.size for a in self._answers.values() if a.offer is not None]
+        return HASHING_GRACE + max(sizes) / HASHING_PACE if sizes else math.inf
 
     def by_id(self) -> dict[FileId, list[tuple[PeerId, str, Offer]]]:
         """The standing offers, grouped by content."""

@@ -148,7 +148,7 @@ class Seeking:
         try:
             check_dimensions(offer.size, offer.piece_size)
         except ValueError as error:
-            log.warn("{name}: bad offer: {why}", name=source.link.name, why=str(error))
+            log.warn("{name}: bad offer: {why}", name=source.link.name, why=escape(str(error)))
             self.distrust(source)
             return
         verdict = self._choosing.judge(source, offer, have, self._house.now())

@@ -29,6 +29,7 @@ from p2pd.net.notify import Notifier
 from p2pd.net.starting import start_or_exit
 from p2pd.net.statedir import StateDir
 from p2pd.peer.activity import Activity
+from p2pd.peer.budgets import Budgets
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.conversation import Conversation
 from p2pd.peer.downloads import Downloads, Emit
@@ -44,6 +45,7 @@ from p2pd.share.writing import Writer
 from p2pd.status import DaemonStatus, FileStatus, PeerStatus, PiecesStatus, TransferStatus
 from p2pd.text import escape
 from p2pd.wire import messages as m
+from p2pd.wire.fields import is_peer_name
 
 LEAVING = 1.0
 """Seconds that the others have to take our farewell."""
@@ -98,6 +100,7 @@ class PeerService(service.Service):
         self.config_problem = ""
         self.pool = BufferPool()
         self.writer = Writer(reactor.callFromThread)
+        self.budgets = Budgets()
         self.label = config.name or ""
         self.ban_seconds = config.run_time.ban
         self._problems: list[str] = []
@@ -144,7 +147,7 @@ class PeerService(service.Service):
         listening = await self._listener.start()
         self._port, self._hosts = listening.port, listening.hosts
         self.label = config.name or f"{socket.gethostname() or 'peer'}-{self._port}"
-        if not m.is_peer_name(self.label):
+        if not is_peer_name(self.label):
             raise P2PError(f"{escape(self.label)!r} cannot be a peer's name")
         path = config.control or Path(socket_path("peer", self._port))
         self._control = ControlService(self._reactor, os.fspath(path), self, "peer")
@@ -172,7 +175,7 @@ class PeerService(service.Service):
 
     async def _go_on(self) -> None:
         for problem in await self._downloads.load():
-            log.warn("{problem}", problem=problem)
+            log.warn("{problem}", problem=escape(problem))
             self._problems.append(problem)
 
     def _tick(self, tick: Callable[[float], None]) -> None:
@@ -222,7 +225,7 @@ class PeerService(service.Service):
         self.activity.on = settings.activity
         self.ban_seconds = settings.ban
         if self._opened:
-            self.contacts.maximum = settings.maximum
+            self.contacts.door.limit = settings.maximum
 
     # What the parts are given
 

@@ -17,11 +17,14 @@ from p2pd.fetch.picker import Run
 from p2pd.model import FileId, Manifest
 from p2pd.net.fast import FileSlice
 from p2pd.peer.answering import Answering, Library, Link
+from p2pd.peer.budgets import Budget, Budgets
 from p2pd.share.hashing import StatKey
 from p2pd.share.index import Entry
+from p2pd.text import escape
 from p2pd.threads import InThread
 from p2pd.wire import messages as m
 from p2pd.wire.codec import encode
+from p2pd.wire.fields import sentence
 
 MAX_GRANTS = 4
 """Grants open at once for one file in one conversation."""
@@ -47,11 +50,14 @@ class Upload:
     fd: int
     manifest: Manifest
     key: StatKey
+    budget: Budget
     began: float
     last: float
     want: int = 0
     declined: bool = False
     """It had nothing to ask for just now, and may say `want` again."""
+    over: bool = False
+    """It has used up its budget."""
     open: dict[int, _Range | None] = attrs.Factory(dict)  # grant -> its range, once named
     bytes: int = 0
     rate: float = 0.0
@@ -62,6 +68,7 @@ class Upload:
     def count(self, sent: int, now: float) -> None:
         """``sent`` bytes more."""
         self.bytes += sent
+        self.budget.spend(sent, now)
         self.last = now
         start, before = self._window
         if now - start > 1.0:
@@ -80,6 +87,8 @@ class _Range:
 
 class Shop(Library, Protocol):
     """What all conversations of a daemon serve from."""
+
+    budgets: Budgets
 
     @property
     def in_thread(self) -> InThread:
@@ -146,7 +155,7 @@ class Serving:
             try:
                 upload = self._open(file_id)
             except P2PError as error:
-                self._link.send(m.Gone(file_id, error.message[:300]))
+                self._link.send(m.Gone(file_id, sentence(error.message)))
                 return
         upload.want, upload.declined = want.count, False
         upload.last = self._shop.now()
@@ -166,17 +175,30 @@ class Serving:
             raise NotFoundError("not offered here any more")
         fd, manifest, key = index.open(file_id)
         now = self._shop.now()
-        upload = Upload(file_id, entry, fd, manifest, key, now, now)
+        other = self._link.other
+        budget = self._shop.budgets.of(other.id, other.host, file_id, manifest.size, now)
+        upload = Upload(file_id, entry, fd, manifest, key, budget, now, now)
         self.uploads[file_id] = upload
         return upload
 
     def _issue(self, upload: Upload) -> None:
-        while len(upload.open) < min(upload.want, MAX_GRANTS):
+        while len(upload.open) < min(upload.want, MAX_GRANTS) and self._affordable(upload):
             grant = self._next_grant
             self._next_grant += 1
             upload.open[grant] = None
             self._grants[grant] = upload
             self._link.send(m.Grant(upload.file_id, grant, max(GRANT_BYTES, upload.manifest.piece_size)))
+
+    def _affordable(self, upload: Upload) -> bool:
+        """False while the other side was sent too much of it: grants go on when its budget has recovered."""
+        over = upload.budget.left(self._shop.now()) <= 0
+        if over and not upload.over:
+            log.info(
+                "{name} was sent {file} too often and has to wait",
+                name=self._link.name, file=escape(upload.entry.name),
+            )  # fmt: skip
+        upload.over = over
+        return not over
 
     def _on_decline(self, decline: m.Decline) -> None:
         upload = self._grants.get(decline.grant)
@@ -225,7 +247,7 @@ class Serving:
     def _gone(self, upload: Upload, why: str) -> None:
         self._queue = deque(item for item in self._queue if item.upload is not upload)
         self._drop_grants(upload)
-        self._link.send(m.Gone(upload.file_id, why))
+        self._link.send(m.Gone(upload.file_id, sentence(why)))
         self._close(upload)
 
     def _on_cancel(self, cancel: m.Cancel) -> None:
@@ -335,7 +357,7 @@ class Serving:
         """A frame could not be sent as its header said: the conversation is over."""
         if self._frame is not None:
             upload = self._frame[0].upload
-            log.info("{file}: {reason}", file=upload.entry.name, reason=reason)
+            log.info("{file}: {reason}", file=escape(upload.entry.name), reason=reason)
             self._still(upload)
 
     # The end
@@ -356,6 +378,8 @@ class Serving:
     def tick(self, now: float) -> None:
         """Close what nobody asks for any more."""
         for upload in list(self.uploads.values()):
+            if upload.over:
+                self._issue(upload)
             unused = all(asked is None for asked in upload.open.values())
             if unused and now - upload.last > KEEP_OPEN:
                 self._drop_grants(upload)

@@ -18,7 +18,7 @@ from p2pd.net.starting import use_monotonic_clock
 from p2pd.net.statedir import default_state_dir
 from p2pd.peer.service import PeerConfig, PeerService, RunTime
 from p2pd.sizes import parse_size
-from p2pd.wire.messages import is_peer_name
+from p2pd.wire.fields import is_peer_name
 
 
 class Options(DaemonOptions):

@@ -42,6 +42,8 @@ WELCOME_WITHIN = 10.0
 FIRST_PAUSE = 0.3
 """Seconds before the first retry, at most; each further one waits twice as long, up to LONGEST_PAUSE."""
 LONGEST_PAUSE = 10.0
+LONGEST_LEASE = 300.0
+"""Seconds of silence after which a manager is taken for dead, however long a lease it gives."""
 FAREWELL = 1.0
 
 
@@ -110,7 +112,7 @@ class Uplink:
         self._link: _Link | None = None
         self._listed = False
         self._asked_list = False
-        self._lease = 0
+        self._lease = 0.0
         self._pings = 0
         self._failures = 0
         self._trouble = ""
@@ -246,7 +248,7 @@ class Uplink:
     def _welcomed(self, message: Welcome) -> None:
         if self._lease:
             raise ProtocolError("welcome came already")
-        self._lease = message.lease
+        self._lease = min(message.lease, LONGEST_LEASE)
         self.known_as = message.host
         self._note = escape(message.problem[:300])
         if message.cookie != self._cookie:
@@ -285,7 +287,7 @@ class Uplink:
         was_listed = self._listed
         self._link = None
         self._listed = self._asked_list = False
-        self._lease = 0
+        self._lease = 0.0
         _cancel(self._ping_call)
         _cancel(self._deadline)
         if not self._running:

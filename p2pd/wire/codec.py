@@ -20,7 +20,10 @@ from p2pd.errors import ProtocolError
 from p2pd.wire.messages import MAX_LINE, Message, PeerRow
 
 _INTEGER = re.compile(r"[0-9]{1,19}", re.ASCII)
-_VERB = re.compile(rb"[a-z_]{1,32}(?: [a-z_]{1,32})?")
+_VERB = re.compile(rb"[a-z_]{1,31}(?: [a-z_]{1,32})?")
+"""At most 64 bytes, as `unknown` takes them."""
+_VERB_BEGINS = frozenset(b"abcdefghijklmnopqrstuvwxyz_")
+_TLS_HANDSHAKE = 0x16
 
 
 @attrs.frozen
@@ -157,6 +160,14 @@ def encode(message: Message) -> bytes:
     return line
 
 
+def _check_beginning(first: int) -> None:
+    """What cannot become a line need not be waited for: whoever speaks another protocol waits too."""
+    if first == _TLS_HANDSHAKE:
+        raise ProtocolError("a line begins with a verb; this looks like TLS, which is not spoken here")
+    if first not in _VERB_BEGINS:
+        raise ProtocolError("a line begins with a verb")
+
+
 class Decoder:
     """Feed with :meth:`receive`, then take events by :meth:`next_event` until it gives None.
 
@@ -172,6 +183,8 @@ class Decoder:
         self._searched = 0
         self._message: Message | None = None
         self.body_left = 0
+        self.line_length = 0
+        """Bytes of the line that the last event came from."""
 
     @property
     def buffered(self) -> int:
@@ -209,11 +222,14 @@ class Decoder:
             self._searched = len(self._buffer)
             if self.buffered >= MAX_LINE:
                 raise ProtocolError(f"a line is longer than {MAX_LINE} bytes")
+            if self.buffered:
+                _check_beginning(self._buffer[self._start])
             return None
         if found - self._start >= MAX_LINE:
             raise ProtocolError(f"a line is longer than {MAX_LINE} bytes")
         line = bytes(memoryview(self._buffer)[self._start : found])
         self._start = self._searched = found + 1
+        self.line_length = len(line)
         event = decode_line(line, self._table)
         if isinstance(event, Message):
             self._message = event

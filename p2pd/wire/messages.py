@@ -8,13 +8,12 @@ that a later minor version may add some.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 
-from p2pd.model import is_file_id, is_peer_id
-from p2pd.pieces import MAX_SIZE
+from p2pd.wire import fields
 
 VERSION = (1, 0)
 """Major, minor. A different major version is refused; of two minor ones the lower is spoken."""
@@ -25,58 +24,8 @@ MAX_WANT = 64
 """Grants that may be wanted at once for a file."""
 MAX_NAME_BYTES = 4096
 """A file's name in UTF-8; PATH_MAX of Linux."""
-MAX_PEER_NAME_BYTES = 255
-
-
-def _integer(low: int = 0, high: int = MAX_SIZE) -> Callable[[Any, Any, Any], None]:
-    def check(_instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-        if not low <= value <= high:
-            raise ValueError(f"{attribute.name}: {value} is not between {low} and {high}")
-
-    return check
-
-
-def _text(limit: int) -> Callable[[Any, Any, Any], None]:
-    def check(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
-        try:
-            size = len(value.encode("utf-8"))
-        except UnicodeEncodeError as error:  # a lone surrogate
-            raise ValueError(f"{attribute.name}: not valid Unicode") from error
-        if size > limit:
-            raise ValueError(f"{attribute.name}: longer than {limit} bytes")
-
-    return check
-
-
-def _peer_name() -> Callable[[Any, Any, Any], None]:
-    def check(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
-        if not is_peer_name(value):
-            raise ValueError(f"{attribute.name}: not a peer name")
-
-    return check
-
-
-def is_peer_name(text: str) -> bool:
-    """1 to 255 bytes of printable UTF-8 without white space at the ends."""
-    if not text or text != text.strip() or not text.isprintable():
-        return False
-    return len(text.encode("utf-8", "surrogatepass")) <= MAX_PEER_NAME_BYTES
-
-
-def _file_id() -> Callable[[Any, Any, Any], None]:
-    def check(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
-        if not is_file_id(value):
-            raise ValueError(f"{attribute.name}: not a file id")
-
-    return check
-
-
-def _peer_id() -> Callable[[Any, Any, Any], None]:
-    def check(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
-        if not is_peer_id(value):
-            raise ValueError(f"{attribute.name}: not a peer id")
-
-    return check
+MAX_LISTEN = 16
+"""Addresses that a peer may say it listens on."""
 
 
 class Message:
@@ -99,8 +48,8 @@ class Error(Message):
     """``error {"code": "protocol", "message": "offset: -1 is not ..."}``: why, then the sender closes."""
 
     VERB = "error"
-    code: str = attrs.field(validator=_text(64))
-    message: str = attrs.field(validator=_text(1024))
+    code: str = attrs.field(validator=fields.line(64))
+    message: str = attrs.field(validator=fields.line(1024))
 
 
 @attrs.frozen
@@ -108,7 +57,7 @@ class Ping(Message):
     """``ping {"number": 7}``: answered by `pong`."""
 
     VERB = "ping"
-    number: int = attrs.field(validator=_integer())
+    number: int = attrs.field(validator=fields.integer())
 
 
 @attrs.frozen
@@ -116,7 +65,7 @@ class Pong(Message):
     """``pong {"number": 7}``"""
 
     VERB = "pong"
-    number: int = attrs.field(validator=_integer())
+    number: int = attrs.field(validator=fields.integer())
 
 
 @attrs.frozen
@@ -124,7 +73,7 @@ class Unknown(Message):
     """``unknown {"verb": "shuffle"}``: the answer to a verb that this version does not know."""
 
     VERB = "unknown"
-    verb: str = attrs.field(validator=_text(64))
+    verb: str = attrs.field(validator=fields.line(64))
 
 
 @attrs.frozen
@@ -142,11 +91,11 @@ class Hello(Message):
     """``hello {"major": 1, "minor": 0, "id": "32 hex", "name": "lab-7001", "port": 7001}``: first, both ways."""
 
     VERB = "hello"
-    major: int = attrs.field(validator=_integer(0, 1000))
-    minor: int = attrs.field(validator=_integer(0, 1000))
-    id: str = attrs.field(validator=_peer_id())
-    name: str = attrs.field(validator=_peer_name())
-    port: int = attrs.field(validator=_integer(0, 65535))
+    major: int = attrs.field(validator=fields.integer(0, 1000))
+    minor: int = attrs.field(validator=fields.integer(0, 1000))
+    id: str = attrs.field(validator=fields.peer_id())
+    name: str = attrs.field(validator=fields.peer_name())
+    port: int = attrs.field(validator=fields.integer(0, 65535))
 
 
 @attrs.frozen
@@ -159,9 +108,9 @@ class Req(Message):
     """
 
     VERB = "req"
-    req: int = attrs.field(validator=_integer())
-    name: str = attrs.field(validator=_text(MAX_NAME_BYTES))
-    piece_size: int = attrs.field(validator=_integer())
+    req: int = attrs.field(validator=fields.integer())
+    name: str = attrs.field(validator=fields.text(MAX_NAME_BYTES))
+    piece_size: int = attrs.field(validator=fields.integer())
 
 
 @attrs.frozen
@@ -169,7 +118,7 @@ class Withdraw(Message):
     """``withdraw {"req": 1}``: the `req` stands no longer."""
 
     VERB = "withdraw"
-    req: int = attrs.field(validator=_integer())
+    req: int = attrs.field(validator=fields.integer())
 
 
 @attrs.frozen
@@ -181,12 +130,12 @@ class Have(Message):
 
     VERB = "have"
     BODY = "bitfield"
-    req: int = attrs.field(validator=_integer())
-    name: str = attrs.field(validator=_text(MAX_NAME_BYTES))
-    size: int = attrs.field(validator=_integer())
-    piece_size: int = attrs.field(validator=_integer(1))
-    file: str = attrs.field(validator=_file_id())
-    bitfield: int = attrs.field(validator=_integer(0, 1 << 17))
+    req: int = attrs.field(validator=fields.integer())
+    name: str = attrs.field(validator=fields.text(MAX_NAME_BYTES))
+    size: int = attrs.field(validator=fields.integer())
+    piece_size: int = attrs.field(validator=fields.integer(1))
+    file: str = attrs.field(validator=fields.file_id())
+    bitfield: int = attrs.field(validator=fields.integer(0, 1 << 17))
 
 
 @attrs.frozen
@@ -194,8 +143,8 @@ class NotHave(Message):
     """``not have {"req": 1, "name": "a/b.bin"}``"""
 
     VERB = "not have"
-    req: int = attrs.field(validator=_integer())
-    name: str = attrs.field(validator=_text(MAX_NAME_BYTES))
+    req: int = attrs.field(validator=fields.integer())
+    name: str = attrs.field(validator=fields.text(MAX_NAME_BYTES))
 
 
 @attrs.frozen
@@ -206,9 +155,9 @@ class Hashing(Message):
     """
 
     VERB = "hashing"
-    req: int = attrs.field(validator=_integer())
-    done: int = attrs.field(validator=_integer())
-    size: int = attrs.field(validator=_integer())
+    req: int = attrs.field(validator=fields.integer())
+    done: int = attrs.field(validator=fields.integer())
+    size: int = attrs.field(validator=fields.integer())
 
 
 @attrs.frozen
@@ -216,7 +165,7 @@ class ManifestReq(Message):
     """``manifest {"file": "64 hex"}``: send the piece list."""
 
     VERB = "manifest"
-    file: str = attrs.field(validator=_file_id())
+    file: str = attrs.field(validator=fields.file_id())
 
 
 @attrs.frozen
@@ -225,10 +174,10 @@ class PieceList(Message):
 
     VERB = "piece list"
     BODY = "length"
-    file: str = attrs.field(validator=_file_id())
-    size: int = attrs.field(validator=_integer())
-    piece_size: int = attrs.field(validator=_integer(1))
-    length: int = attrs.field(validator=_integer(0, 1 << 25))
+    file: str = attrs.field(validator=fields.file_id())
+    size: int = attrs.field(validator=fields.integer())
+    piece_size: int = attrs.field(validator=fields.integer(1))
+    length: int = attrs.field(validator=fields.integer(0, 1 << 25))
 
 
 @attrs.frozen
@@ -239,8 +188,8 @@ class Gone(Message):
     """
 
     VERB = "gone"
-    file: str = attrs.field(validator=_file_id())
-    message: str = attrs.field(validator=_text(1024))
+    file: str = attrs.field(validator=fields.file_id())
+    message: str = attrs.field(validator=fields.line(1024))
 
 
 @attrs.frozen
@@ -248,8 +197,8 @@ class Want(Message):
     """``want {"file": "64 hex", "count": 3}``: keep up to ``count`` grants for this file open to me; 0: none more."""
 
     VERB = "want"
-    file: str = attrs.field(validator=_file_id())
-    count: int = attrs.field(validator=_integer(0, MAX_WANT))
+    file: str = attrs.field(validator=fields.file_id())
+    count: int = attrs.field(validator=fields.integer(0, MAX_WANT))
 
 
 @attrs.frozen
@@ -257,9 +206,9 @@ class Grant(Message):
     """``grant {"file": "64 hex", "grant": 12, "bytes": 16777216}``: a slot is free; name up to ``bytes``, or decline."""
 
     VERB = "grant"
-    file: str = attrs.field(validator=_file_id())
-    grant: int = attrs.field(validator=_integer())
-    bytes: int = attrs.field(validator=_integer(1))
+    file: str = attrs.field(validator=fields.file_id())
+    grant: int = attrs.field(validator=fields.integer())
+    bytes: int = attrs.field(validator=fields.integer(1))
 
 
 @attrs.frozen
@@ -267,9 +216,9 @@ class Get(Message):
     """``get {"grant": 12, "offset": 0, "length": 524288}``: uses the grant for this range."""
 
     VERB = "get"
-    grant: int = attrs.field(validator=_integer())
-    offset: int = attrs.field(validator=_integer())
-    length: int = attrs.field(validator=_integer(1))
+    grant: int = attrs.field(validator=fields.integer())
+    offset: int = attrs.field(validator=fields.integer())
+    length: int = attrs.field(validator=fields.integer(1))
 
 
 @attrs.frozen
@@ -277,7 +226,7 @@ class Decline(Message):
     """``decline {"grant": 12}``: nothing to ask for."""
 
     VERB = "decline"
-    grant: int = attrs.field(validator=_integer())
+    grant: int = attrs.field(validator=fields.integer())
 
 
 @attrs.frozen
@@ -286,9 +235,9 @@ class Data(Message):
 
     VERB = "data"
     BODY = "length"
-    grant: int = attrs.field(validator=_integer())
-    offset: int = attrs.field(validator=_integer())
-    length: int = attrs.field(validator=_integer(1, MAX_FRAME))
+    grant: int = attrs.field(validator=fields.integer())
+    offset: int = attrs.field(validator=fields.integer())
+    length: int = attrs.field(validator=fields.integer(1, MAX_FRAME))
 
 
 @attrs.frozen
@@ -296,7 +245,7 @@ class Cancel(Message):
     """``cancel {"grant": 12}``: stop sending after the frame under way."""
 
     VERB = "cancel"
-    grant: int = attrs.field(validator=_integer())
+    grant: int = attrs.field(validator=fields.integer())
 
 
 @attrs.frozen
@@ -304,7 +253,7 @@ class Cancelled(Message):
     """``cancelled {"grant": 12}``: no further frame of it comes."""
 
     VERB = "cancelled"
-    grant: int = attrs.field(validator=_integer())
+    grant: int = attrs.field(validator=fields.integer())
 
 
 # Between a peer and its manager
@@ -319,14 +268,14 @@ class NewPeer(Message):
     """
 
     VERB = "new_peer"
-    major: int = attrs.field(validator=_integer(0, 1000))
-    minor: int = attrs.field(validator=_integer(0, 1000))
-    id: str = attrs.field(validator=_peer_id())
-    name: str = attrs.field(validator=_peer_name())
-    port: int = attrs.field(validator=_integer(1, 65535))
-    listen: list[str] = attrs.field()
-    advertise: str = attrs.field(validator=_text(255))
-    cookie: str = attrs.field(validator=_text(128))
+    major: int = attrs.field(validator=fields.integer(0, 1000))
+    minor: int = attrs.field(validator=fields.integer(0, 1000))
+    id: str = attrs.field(validator=fields.peer_id())
+    name: str = attrs.field(validator=fields.peer_name())
+    port: int = attrs.field(validator=fields.integer(1, 65535))
+    listen: list[str] = attrs.field(validator=fields.lines(MAX_LISTEN, 255))
+    advertise: str = attrs.field(validator=fields.line(255))
+    cookie: str = attrs.field(validator=fields.cookie())
 
 
 @attrs.frozen
@@ -339,10 +288,10 @@ class Welcome(Message):
     """
 
     VERB = "welcome"
-    cookie: str = attrs.field(validator=_text(128))
-    lease: int = attrs.field(validator=_integer(1, 86400))
-    host: str = attrs.field(validator=_text(255))
-    problem: str = attrs.field(validator=_text(1024))
+    cookie: str = attrs.field(validator=fields.cookie())
+    lease: int = attrs.field(validator=fields.integer(1, 86400))
+    host: str = attrs.field(validator=fields.line(255))
+    problem: str = attrs.field(validator=fields.line(1024))
 
 
 @attrs.frozen
@@ -352,10 +301,10 @@ class PeerRow:
     An empty ``host``: on the manager's machine; the receiver puts in the address it dialled.
     """
 
-    id: str = attrs.field(validator=_peer_id())
-    name: str = attrs.field(validator=_peer_name())
-    host: str = attrs.field(validator=_text(255))
-    port: int = attrs.field(validator=_integer(1, 65535))
+    id: str = attrs.field(validator=fields.peer_id())
+    name: str = attrs.field(validator=fields.peer_name())
+    host: str = attrs.field(validator=fields.line(255))
+    port: int = attrs.field(validator=fields.integer(1, 65535))
 
 
 @attrs.frozen
@@ -363,8 +312,8 @@ class Peers(Message):
     """``peers {"serial": 41, "page": 0, "last": true, "rows": [...]}``: the whole list, in pages, as of ``serial``."""
 
     VERB = "peers"
-    serial: int = attrs.field(validator=_integer())
-    page: int = attrs.field(validator=_integer())
+    serial: int = attrs.field(validator=fields.integer())
+    page: int = attrs.field(validator=fields.integer())
     last: bool = attrs.field()
     rows: list[PeerRow] = attrs.field()
 
@@ -374,9 +323,9 @@ class Changes(Message):
     """``changes {"serial": 42, "joined": [...rows], "left": ["32 hex", ...]}``: applies on top of ``serial`` - 1."""
 
     VERB = "changes"
-    serial: int = attrs.field(validator=_integer())
+    serial: int = attrs.field(validator=fields.integer())
     joined: list[PeerRow] = attrs.field()
-    left: list[str] = attrs.field()
+    left: list[str] = attrs.field(validator=fields.peer_ids())
 
 
 @attrs.frozen

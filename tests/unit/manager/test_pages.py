@@ -7,7 +7,8 @@ from p2pd.manager.pages import ChangeLines, Pages
 from p2pd.manager.registry import MAX_BATCH, Announcement, Registry
 from p2pd.model import PeerId
 from p2pd.wire.codec import decode_line
-from p2pd.wire.messages import MANAGER_TO_PEER, MAX_LINE, PeerRow, is_peer_name
+from p2pd.wire.fields import is_peer_name
+from p2pd.wire.messages import MANAGER_TO_PEER, MAX_LINE, PeerRow
 
 names = st.text(min_size=1, max_size=80).filter(is_peer_name)
 

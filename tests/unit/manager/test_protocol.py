@@ -4,6 +4,7 @@ import pytest
 
 from p2pd.manager.protocol import ANNOUNCE_WITHIN, MAX_REFUSALS
 from p2pd.net.lines import LINGER, MAX_STRIKES, MAX_WAITING
+from p2pd.net.pace import PAUSE
 
 
 def verbs(line: Any) -> Any:
@@ -178,7 +179,7 @@ def test_unknown_verbs_are_answered_and_counted(manager: Any) -> None:
 @pytest.mark.fault(17)
 def test_a_full_manager_says_so(make_manager: Any) -> None:
     manager = make_manager(limit=2)
-    lines = [manager.joined(1), manager.joined(2)]
+    lines = [manager.joined(1, "10.0.0.5"), manager.joined(2, "10.0.0.6")]
     refused = [manager.line() for _ in range(MAX_REFUSALS)]
     for line in refused:
         assert line.heard() == [
@@ -211,7 +212,8 @@ def test_who_does_not_read_is_bounded_and_dropped(manager: Any) -> None:
     line.protocol.pauseProducing()  # what the transport says when its buffer is full
     joins = 0
     while not line.protocol.stuck:
-        line.protocol.dataReceived(b'ping {"number": 1000000000}\n' * 2000)
+        line.protocol.dataReceived(b'ping {"number": 1000000000}\n' * 400)
+        manager.clock.advance(PAUSE)  # no faster than it would be read
     assert len(line.value()) < 2 * MAX_WAITING
     assert line.producerState == "paused"
     line.heard()

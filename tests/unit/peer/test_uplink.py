@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport as UntypedTransport
 from twisted.python.failure import Failure
 
 from p2pd.model import PeerId, PeerInfo
-from p2pd.peer.uplink import CONNECT_WITHIN, FAREWELL, WELCOME_WITHIN, Uplink
+from p2pd.peer.uplink import CONNECT_WITHIN, FAREWELL, LONGEST_LEASE, WELCOME_WITHIN, Uplink
 from p2pd.wire.messages import NewPeer
 
 LEASE = 30
@@ -306,6 +306,21 @@ def test_a_silent_manager_is_taken_for_dead(rig: Any) -> None:
     assert rig.uplink.state == "connecting"
     assert line.disconnected
     assert rig.pause() <= 0.5
+
+
+@pytest.mark.fault(5, 20)
+@pytest.mark.parametrize("lease", [1, 30, 300, 301, 86400])
+def test_however_long_a_lease_is_a_silent_manager_is_noticed(rig: Any, lease: int) -> None:
+    line = rig.accept()
+    line.welcome(lease=lease)
+    line.peers()
+    wanted = min(lease, LONGEST_LEASE)
+    line.heard()
+    rig.clock.advance(wanted / 3 + 0.01)
+    assert [verb for verb, _ in line.heard()] == ["ping"]
+    rig.clock.advance(wanted * 2 / 3)
+    assert line.disconnected
+    assert rig.uplink.state == "connecting"
 
 
 def test_answers_pings(rig: Any) -> None:

@@ -1,0 +1,150 @@
+"""A conversation under a clock that is told: liveness, strikes, and any messages in any order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pd.peer.conversation import DOUBT, HELLO_DEADLINE, LINGER, PING_AFTER, SILENCE, STRIKES, WRITE_STALL
+from p2pd.wire import messages as m
+from p2pd.wire.codec import encode
+from tests.rig.quiet import Quiet
+
+FILES = st.sampled_from(["ab" * 32, "cd" * 32])
+NAMES = st.sampled_from(["f", "a/b", "../x", "a\nb"])
+SMALL = st.integers(0, 3)
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "code": st.just("refused"), "message": st.just("why"), "verb": st.just("shuffle"), "number": SMALL,
+    "major": st.integers(0, 2), "minor": SMALL, "id": st.sampled_from(["b" * 32, "c" * 32]),
+    "name": NAMES, "port": SMALL, "req": SMALL, "piece_size": st.sampled_from([1, 65536]), "size": SMALL,
+    "file": FILES, "bitfield": SMALL, "done": SMALL, "length": st.sampled_from([1, 32]), "count": SMALL,
+    "grant": SMALL, "bytes": st.just(65536), "offset": SMALL,
+}  # fmt: skip
+
+
+def built(cls: type[Any], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(cls, **{field.name: FIELDS[field.name] for field in attrs.fields(cls)} | more)
+
+
+MESSAGES = st.one_of(
+    [built(cls) for name, cls in m.PEER_TO_PEER.items() if name != "hello"]
+    + [built(m.Hello, name=st.just("other")), st.just(b"shuffle {}\n")]
+)
+
+
+class Asker:
+    """Whoever asked: hears everything, says nothing."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_: None
+
+
+@pytest.mark.fault(5)
+def test_who_is_silent_is_pinged_then_dropped() -> None:
+    quiet = Quiet().introduce()
+    quiet.heard()
+    quiet.tick(PING_AFTER + 1)
+    assert quiet.heard() == [m.Ping(0)]
+    quiet.say(encode(m.Pong(0)))
+    quiet.tick(PING_AFTER + 1)
+    assert quiet.heard() == [m.Ping(0)]
+    quiet.tick(SILENCE - PING_AFTER)
+    assert quiet.wire.aborted
+    assert quiet.heard() == []
+
+
+@pytest.mark.fault(5)
+def test_who_is_said_to_be_gone_is_asked() -> None:
+    quiet = Quiet().introduce()
+    for _ in range(2):
+        quiet.tick(1)
+        quiet.heard()
+        quiet.conversation.doubt()
+        assert quiet.heard() == [m.Ping(0)]
+        quiet.tick(1)
+        quiet.say(encode(m.Pong(0)))
+        quiet.tick(DOUBT + 2)
+        assert not quiet.wire.aborted
+    quiet.conversation.doubt()
+    quiet.tick(DOUBT + 1)
+    assert quiet.wire.aborted
+
+
+@pytest.mark.fault(5)
+def test_who_takes_nothing_is_dropped_and_who_takes_little_is_not() -> None:
+    quiet = Quiet().introduce()
+    quiet.wire.blocked = True
+    for _ in range(5):
+        quiet.tick(WRITE_STALL - 1)
+        quiet.say(encode(m.Pong(0)))
+        assert not quiet.wire.aborted
+        quiet.wire.sent_bytes += 1
+    quiet.tick(WRITE_STALL + 2)
+    assert quiet.wire.aborted
+
+
+@pytest.mark.fault(5)
+def test_who_never_closes_after_an_error_is_dropped() -> None:
+    quiet = Quiet().introduce()
+    quiet.say(b"nonsense\n")
+    assert quiet.wire.half_closed
+    quiet.tick(LINGER + 1)
+    assert quiet.wire.aborted
+
+
+@pytest.mark.fault(3)
+def test_who_does_not_say_hello_is_told_so() -> None:
+    quiet = Quiet()
+    quiet.tick(HELLO_DEADLINE + 1)
+    assert isinstance(quiet.heard()[-1], m.Error)
+
+
+@pytest.mark.fault(9)
+def test_who_says_too_much_is_read_again_after_a_pause() -> None:
+    quiet = Quiet().introduce()
+    quiet.heard()
+    quiet.say(encode(m.Ping(1)) * 5000)
+    early = len(quiet.heard())
+    assert early < 1500
+    assert not quiet.wire.reading
+    while not quiet.wire.reading:
+        quiet.clock.advance(0.05)
+        more = len(quiet.heard())
+        assert more <= 501
+        early += more
+    assert early == 5000
+
+
+@pytest.mark.fault(16)
+@settings(max_examples=150)
+@given(st.booleans(), st.lists(MESSAGES, max_size=20))
+def test_any_messages_in_any_order(introduced: bool, messages: list[Any]) -> None:
+    """At worst one `error`, after which nothing is said; never a fault of ours, which is another code."""
+    quiet = Quiet()
+    asker: Any = Asker()
+    said = [quiet.hello()]
+    if introduced:
+        quiet.introduce()
+        quiet.conversation.fetching.ask("f", asker)
+        quiet.conversation.fetching.want("ab" * 32, asker, 2)  # type: ignore[arg-type]
+    unknown = 0
+    for message in messages:
+        if not quiet.conversation.ended:
+            unknown += message == b"shuffle {}\n"
+        body = b"\0" * message.body_length if isinstance(message, m.Message) else b""
+        quiet.say((encode(message) if isinstance(message, m.Message) else message) + body)
+        if quiet.conversation.ended and not quiet.wire.closed:
+            assert quiet.wire.half_closed or quiet.wire.aborted
+    events = quiet.heard()
+    assert events[: len(said)] == said
+    errors = [event for event in events if isinstance(event, m.Error)]
+    assert [error.code for error in errors] in ([], ["protocol"])
+    assert not errors or events[-1] == errors[0]
+    assert sum(isinstance(event, m.Unknown) for event in events) <= min(unknown, STRIKES)
+    if not introduced and messages and not isinstance(messages[0], m.Hello | m.Error):
+        assert errors
+    quiet.end()
