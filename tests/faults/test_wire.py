@@ -79,7 +79,8 @@ def test_a_line_that_is_too_long(holder: Daemon, oracle: Oracle, introduced: boo
         if ended:
             raw.send(b"ping {" + b" " * m.MAX_LINE + b'"number": 1}\n')
         else:
-            with pytest.raises(Closed):
+            # All of it is taken and dropped, or the end comes first.
+            with contextlib.suppress(Closed):
                 raw.send(b"x" * 100 * 2**20)
         error = raw.expect_error()
         assert error.code == "protocol"
