@@ -77,7 +77,7 @@ def _machine(results: Json) -> str:
     return (
         f"Measured on {results['date']}: {machine['cores']} cores of {machine['cpu']}, "
         f"{size_text(machine['memory'])} of memory, Linux {machine['kernel']}, Python {machine['python']}; "
-        f"p2pd {machine['p2pd']}; {versions}. {rounds} rounds, and one before them that does not count; "
+        f"p2pd {machine['p2pd']}; {versions}. Counted rounds: {rounds}, after one that does not count; "
         "median (least to most)."
     )
 
