@@ -122,7 +122,7 @@ class Daemon:
 
     def start(self, wait: bool = True) -> None:
         """Start it (again)."""
-        command = [*self._prefix, str(BIN / "twistd"), "-n", *self._twistd, self.role, *self.args]
+        command = [*self._prefix, str(self.host.bin / "twistd"), "-n", *self._twistd, self.role, *self.args]
         self.process = subprocess.Popen(
             command, cwd=self.host.folder, env={**self.host.env, **self._env}, text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=1,
@@ -225,10 +225,11 @@ class Daemon:
 class Host:
     """A folder for everything; daemons are stopped at the end.
 
-    It is made in ``parent``, by default the system's temporary folder.
+    It is made in ``parent``, by default the system's temporary folder. ``bin``: where the programs are.
     """
 
-    def __init__(self, parent: Path | None = None) -> None:
+    def __init__(self, parent: Path | None = None, bin: Path = BIN) -> None:
+        self.bin = bin
         # Short: a UNIX socket's path has at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="p2pt", dir=parent))
         self.run = self.folder / "run"
@@ -281,7 +282,7 @@ class Host:
     def ctl(self, *args: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """``p2pctl ARGS``, as a process; its output as text."""
         return subprocess.run(
-            [str(BIN / "p2pctl"), *args], cwd=self.folder, env=self.env, text=True, capture_output=True,
+            [str(self.bin / "p2pctl"), *args], cwd=self.folder, env=self.env, text=True, capture_output=True,
             timeout=patience, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
 
