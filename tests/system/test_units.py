@@ -158,7 +158,7 @@ def test_everything_works_in_the_sandbox(host: Host) -> None:
 @pytest.mark.needs("systemd-analyze", "unshare", "libseccomp.so.2", "root")
 def test_a_share_that_may_not_be_written_is_served(host: Host) -> None:
     manager = host.manager()
-    boris = host.peer("boris", manager=manager)
+    boris = host.peer("boris", manager=manager, files={"b": b"b"})
     state, run, share = host.folder / "state-anna", host.run / "p2pd", host.folder / "anna"
     for folder in (state, share):
         folder.mkdir(mode=0o700)
@@ -166,7 +166,8 @@ def test_a_share_that_may_not_be_written_is_served(host: Host) -> None:
     host.env.update(RUNTIME_DIRECTORY=str(run), STATE_DIRECTORY=str(state))
     anna = host.peer("anna", manager=manager, prefix=sandbox("p2ppeer@.service", run, state))
     anna.wait_files(1)
-    boris.wait_peers(1)
+    for peer in (anna, boris):
+        peer.wait_peers(1)
     assert boris.ask("req a").done["size"] == 1
     assert anna.ask("req b").code == "storage"
 
