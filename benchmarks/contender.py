@@ -69,15 +69,16 @@ def measure(contender: Contender, original: Path, *, cold: bool) -> dict[str, An
     contender.before()
     try:
         senders, receivers = contender.senders(), contender.receivers()
-        sender_cpu, receiver_cpu = calm_cpu_seconds(senders), calm_cpu_seconds(receivers)
+        before = calm_cpu_seconds(senders, receivers)
         forget_peaks([*senders, *receivers])
         with contextlib.ExitStack() as stack:
             probes = stack.enter_context(probing(contender.probed)) if contender.probed else None
             ran = run(contender.command, contender.env)
+        after = calm_cpu_seconds(senders, receivers)
         found = {
             "seconds": ran.seconds,
-            "sender_cpu": calm_cpu_seconds(senders) - sender_cpu,
-            "receiver_cpu": calm_cpu_seconds(receivers) - receiver_cpu + ran.cpu,
+            "sender_cpu": after[0] - before[0],
+            "receiver_cpu": after[1] - before[1] + ran.cpu,
             "sender_rss": peak_rss(senders),
             "receiver_rss": max(peak_rss(receivers), ran.peak),
             "data_seconds": contender.data_seconds() if contender.data_seconds else None,

@@ -55,14 +55,14 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return ticks / _TICKS
 
 
-def calm_cpu_seconds(pids: Sequence[int]) -> float:
-    """:func:`cpu_seconds` once they rest: what a daemon does after the last byte is its work too."""
+def calm_cpu_seconds(*sides: Sequence[int]) -> list[float]:
+    """:func:`cpu_seconds` of each side once all rest: what a daemon does afterwards is its work too."""
     never = threading.Event()
     deadline = time.monotonic() + _CALM_WITHIN
-    used = cpu_seconds(pids)
+    used = [cpu_seconds(pids) for pids in sides]
     while time.monotonic() < deadline:
         never.wait(_CALM)
-        before, used = used, cpu_seconds(pids)
+        before, used = used, [cpu_seconds(pids) for pids in sides]
         if used == before:
             break
     return used

@@ -234,7 +234,7 @@ def hashing(settings: Settings) -> Json:
         assert share is not None
         for number in range(settings.rounds + 1):
             for kind in ("alone", "asked"):
-                before, began = calm_cpu_seconds([peer.pid]), time.perf_counter()
+                (before,), began = calm_cpu_seconds([peer.pid]), time.perf_counter()
                 with contextlib.ExitStack() as stack:
                     probes = stack.enter_context(probing(sockets)) if kind == "asked" else None
                     for each in range(count):

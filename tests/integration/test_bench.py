@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import attrs
@@ -56,6 +58,29 @@ def test_a_tiny_run_measures_all_that_needs_no_rival(tmp_path: Path) -> None:
     assert {"four-over-one", "rss-memory"} <= figures(found["parts"]).keys()
     assert "| limit: raw sockets |" in done.stdout
     assert "| one holder, over curl from nginx |  | ≥ 1.3 | ≥ 1.8 | not measured |" in done.stdout
+
+
+def test_one_that_is_stopped_leaves_nothing_behind() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        command = [
+            sys.executable, "-m", "benchmarks.bench", "--only", "memory", "--size", "8Mi", "--rounds", "999",
+            "--contenders", "p2pd,raw", "--memory", folder,
+        ]  # fmt: skip
+        with subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            said = next((line for line in process.stdout if line.startswith("round 1")), "")
+            process.terminate()
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+        assert said
+        assert os.listdir(folder) == []
+        assert not [path for path in Path("/proc").glob("[0-9]*") if folder in command_line(path)]
+
+
+def command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_a_missing_rival_is_named_with_its_package() -> None:
