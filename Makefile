@@ -10,7 +10,7 @@ BIN := .venv/bin
 # Compiled files go into .venv too: `make demo` leaves nothing else behind.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
-.PHONY: demo test bench lint types clean
+.PHONY: demo test bench fuzz lint types clean
 
 demo: .venv/run-time.stamp
 	@$(BIN)/python tools/demo.py
@@ -22,6 +22,10 @@ test: .venv/test.stamp
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.bench $(or $(ARGS),--publish)
 
+# Looks for input that breaks a parser, for so many seconds.
+fuzz: .venv/fuzz.stamp
+	$(BIN)/python -m tests.fuzz.run $(or $(FUZZ_SECONDS),600)
+
 lint: .venv/test.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -31,7 +35,7 @@ types: .venv/test.stamp
 	$(BIN)/mypy tools
 
 clean:
-	rm -rf .venv build dist p2pd.egg-info .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+	rm -rf .venv .fuzz build dist p2pd.egg-info .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
 
 .venv/run-time.stamp: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -46,5 +50,10 @@ clean:
 
 .venv/bench.stamp: .venv/run-time.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@rm -rf p2pd.egg-info
+	@touch $@
+
+.venv/fuzz.stamp: .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	@rm -rf p2pd.egg-info
 	@touch $@

@@ -147,8 +147,9 @@ def format_runs(runs: Iterable[tuple[int, int]]) -> str:
 
 
 def parse_runs(text: str, count: int) -> Bitfield:
-    """The reverse of :func:`format_runs`; ValueError for anything else or out of range."""
+    """The reverse of :func:`format_runs`; ValueError for anything else, out of range or out of order."""
     field = Bitfield(count)
+    end = 0
     for part in text.split(",") if text else []:
         first, dash, last = part.partition("-")
         for number in (first, last) if dash else (first,):
@@ -156,8 +157,9 @@ def parse_runs(text: str, count: int) -> Bitfield:
                 raise ValueError(f"not a piece number: {number!r}")
         low = int(first)
         high = int(last) if dash else low
-        if not 0 <= low <= high < count:
-            raise ValueError(f"pieces {part!r} out of range")
+        if not end <= low <= high < count:
+            raise ValueError(f"pieces {part!r} out of range or out of order")
+        end = high + 1
         for piece in range(low, high + 1):
             field.add(piece)
     return field

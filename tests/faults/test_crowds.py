@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from p2pd.net.door import MAX_PENDING, share
-from p2pd.net.pace import AT_ONCE, PER_SECOND
+from p2pd.net.pace import AT_ONCE, COUNTED, PER_SECOND
 from p2pd.peer.budgets import BASE, TIMES
 from p2pd.peer.serving import MAX_GRANTS
 from p2pd.wire import messages as m
@@ -116,9 +116,12 @@ def test_line_feeds(target: Target, oracle: Oracle) -> None:
 
 
 @pytest.mark.fault(9)
-def test_more_lines_than_anybody_needs(target: Target, oracle: Oracle) -> None:
-    count = AT_ONCE + 2 * PER_SECOND
-    ping, pong = (encode(each(7)) for each in (m.Ping, m.Pong))
+@pytest.mark.parametrize("padding", [0, 60_000])
+def test_more_lines_than_anybody_needs(target: Target, oracle: Oracle, padding: int) -> None:
+    ping = b'ping {"number": 7, "more": "%s"}\n' % (b"x" * padding)
+    pong = encode(m.Pong(7))
+    cost = 1 + len(ping) // COUNTED
+    count = (AT_ONCE + 2 * PER_SECOND) // cost + 1
     with target.introduced() as raw:
 
         def send() -> None:
@@ -133,7 +136,7 @@ def test_more_lines_than_anybody_needs(target: Target, oracle: Oracle) -> None:
             got += raw.socket.recv(2**20)
         assert got == pong * count
         # However slow the machine, so many lines were not taken in less than this.
-        assert time.monotonic() - began >= (count - AT_ONCE) / PER_SECOND
+        assert time.monotonic() - began >= ((count - 1) * cost - AT_ONCE) / PER_SECOND
     oracle.check()
 
 
