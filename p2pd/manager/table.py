@@ -16,6 +16,10 @@ log = Logger()
 
 SECONDS_PER_ROW = 0.001
 """A table of n rows is printed at most every n of these, so that a storm of joins cannot drown the log."""
+ROWS = 10_000
+"""Rows printed at this pace, before"""
+ROWS_PER_SECOND = 50
+"""is all that there is in the long run: somebody joins and leaves all the time."""
 
 
 def table_lines(peers: Sequence[tuple[PeerInfo, float]]) -> Iterator[str]:
@@ -45,6 +49,8 @@ class Table:
         self._clock = clock
         self._peers = peers
         self._not_before = 0.0
+        self._left = float(ROWS)
+        self._then = clock.seconds()
         self._call: IDelayedCall | None = None
 
     def changed(self) -> None:
@@ -65,6 +71,9 @@ class Table:
     def _print(self) -> None:
         self._call = None
         peers = self._peers()
-        self._not_before = self._clock.seconds() + SECONDS_PER_ROW * len(peers)
+        now, rows = self._clock.seconds(), len(peers) + 1
+        self._left = min(ROWS, self._left + (now - self._then) * ROWS_PER_SECOND) - rows
+        self._then = now
+        self._not_before = now + max(SECONDS_PER_ROW * len(peers), -self._left / ROWS_PER_SECOND)
         for line in table_lines(peers):
-            log.info("{line}", line=line)
+            log.info("{line}", line=line, unlimited=True)

@@ -10,6 +10,7 @@ from twisted.python import usage
 
 from p2pd.manager.service import ManagerConfig, ManagerService
 from p2pd.net.addresses import listen_hosts
+from p2pd.net.console import for_twistd
 from p2pd.net.listening import check_port_option
 from p2pd.net.options import DaemonOptions, Reloader
 from p2pd.net.signals import install_signals
@@ -61,6 +62,7 @@ def makeService(options: Options) -> IService:
             cast(Any, reactor).stop()
 
     use_monotonic_clock(reactor)
+    for_twistd.reactor = reactor
     made = ManagerService(reactor, options.config, stop)
 
     def apply(fresh: DaemonOptions) -> None:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, UsageError
 from p2pd.net.config import ConfigFile, read_config
+from p2pd.net.console import FOR_TWISTD, for_twistd
 from p2pd.text import escape
 
 TWISTD_PIDFILE = "twistd.pid"
@@ -68,6 +69,9 @@ class DaemonOptions(usage.Options):
         parent = cast("dict[str, Any] | None", self.parent)
         if parent is not None and parent.get("pidfile") == TWISTD_PIDFILE:
             parent["pidfile"] = ""
+        if parent is not None and not parent.get("logger") and not parent.get("syslog"):
+            parent["logger"] = FOR_TWISTD
+            for_twistd.options = parent
         if self["config"] == "":
             raise usage.UsageError("--config: a value is missing")
         if self["config"] is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -46,7 +47,8 @@ def start_or_exit(reactor: Any, starting: Coroutine[Any, Any, None]) -> Deferred
             log.failure("starting failed", failure)
             sentence = f"starting failed: {failure.getErrorMessage()}"
         if sys.__stderr__ is not None:  # sys.stderr is redirected into the log
-            print(f"p2pd: {sentence}", file=sys.__stderr__, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
+                print(f"p2pd: {sentence}", file=sys.__stderr__, flush=True)
         if returned:
             _exit_later(reactor)
         else:
@@ -91,5 +93,6 @@ def _stop(reactor: Any) -> None:
 def _end(status: int) -> None:
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
-            stream.flush()
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
     os._exit(status)

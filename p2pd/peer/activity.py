@@ -29,4 +29,4 @@ class Activity:
             thing = f"piece {run.first}"
         else:
             thing = f"range {run.first}-{run.end - 1}"
-        log.info("{line}", line=f"{what} {thing} of {escape(file)} {other}")
+        log.info("{line}", line=f"{what} {thing} of {escape(file)} {other}", kind=what, often=True)

@@ -42,6 +42,7 @@ def report(
         "{file}: {size} bytes in {seconds} s from {sources}",
         file=escape(job.target), size=manifest.size, seconds=seconds,
         sources=", ".join(f"{escape(each.name)} ({each.bytes})" for each in sources) or "this share",
+        often=True,
     )  # fmt: skip
     return {
         "name": job.target,

@@ -254,7 +254,7 @@ class PeerService(service.Service):
         self._downloads.upload_ended(upload, name, done)
         log.info(
             "{file}: sent {size} bytes to {name}",
-            file=escape(upload.entry.name), size=upload.bytes, name=name,
+            file=escape(upload.entry.name), size=upload.bytes, name=name, often=True,
         )  # fmt: skip
 
     def uploads(self) -> Iterator[tuple[str, Upload]]:

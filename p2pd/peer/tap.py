@@ -11,6 +11,7 @@ from twisted.application import service
 from twisted.python import usage
 
 from p2pd.net.addresses import canonical_host, is_wildcard, listen_hosts, split_host_port
+from p2pd.net.console import for_twistd
 from p2pd.net.listening import check_port_option
 from p2pd.net.options import DaemonOptions, Reloader
 from p2pd.net.signals import install_signals
@@ -107,6 +108,7 @@ def makeService(options: Options) -> service.Service:
     from twisted.internet import reactor
 
     use_monotonic_clock(reactor)
+    for_twistd.reactor = reactor
     made = PeerService(reactor, options.config())
 
     def apply(fresh: DaemonOptions) -> None:
