@@ -37,7 +37,7 @@ class Announcement:
     port: int
     listen: Sequence[str]
     advertise: str = ""
-    cookie: str = ""
+    cookie: str = attrs.field(default="", repr=False)
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ class Placed:
 class Joined:
     """The answer to an announcement; ``host`` is empty where the peer has no address of its own elsewhere."""
 
-    cookie: str
+    cookie: str = attrs.field(repr=False)
     cookie_hash: str
     host: str
     problem: str

@@ -137,7 +137,7 @@ class ManagerService(Service):
         state = self._state_path()
         if state is not None:
             self._state = StateDir.open(state)
-            self._store = SqliteStore(self._reactor, self._state.path / DATABASE)
+            self._store = SqliteStore(self._reactor, self._state.private(DATABASE))
         path = self._config.control or socket_path("manager", listening.port)
         control = ControlService(self._reactor, path, self, "manager")
         await control.start()

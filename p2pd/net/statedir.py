@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -46,6 +47,9 @@ class StateDir:
                 raise RefusedError(f"the state folder {path} belongs to another user")
             if stat.S_IMODE(status.st_mode) & 0o077:
                 path.chmod(0o700)
+            for each in path.iterdir():  # of a version that was less careful
+                if not each.is_symlink() and stat.S_IMODE(each.stat().st_mode) & 0o077:
+                    each.chmod(stat.S_IMODE(each.stat().st_mode) & 0o700)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StorageError(f"cannot use the state folder {path}: {error.strerror}") from None
@@ -64,6 +68,16 @@ class StateDir:
         except OSError:
             pass  # a full disk: the lock holds all the same, only its sentence is poorer
         return cls(path, lock)
+
+    def private(self, name: str) -> Path:
+        """A file in it, made 0600 where it is missing, for a library that would make it by the umask.
+
+        What SQLite lays beside a database gets the database's mode.
+        """
+        path = self.path / name
+        with contextlib.suppress(OSError):  # a full disk: whoever opens it says so
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        return path
 
     def close(self) -> None:
         """Let another daemon have the folder."""

@@ -131,7 +131,7 @@ class PeerService(service.Service):
         self._id = _identity(self._state.path)
         self.root = ShareRoot.open(os.fspath(config.folder), create=True)
         self.root.hide(os.fspath(self._state.path))
-        self._cache = ManifestCache(os.fspath(self._state.path / "manifests.sqlite"))
+        self._cache = ManifestCache(os.fspath(self._state.private("manifests.sqlite")))
         self.store = PartialStore(self.root)
         self._opened = True
         self.index = ShareIndex(

@@ -275,7 +275,7 @@ class NewPeer(Message):
     port: int = attrs.field(validator=fields.integer(1, 65535))
     listen: list[str] = attrs.field(validator=fields.lines(MAX_LISTEN, 255))
     advertise: str = attrs.field(validator=fields.line(255))
-    cookie: str = attrs.field(validator=fields.cookie())
+    cookie: str = attrs.field(validator=fields.cookie(), repr=False)
 
 
 @attrs.frozen
@@ -288,7 +288,7 @@ class Welcome(Message):
     """
 
     VERB = "welcome"
-    cookie: str = attrs.field(validator=fields.cookie())
+    cookie: str = attrs.field(validator=fields.cookie(), repr=False)
     lease: int = attrs.field(validator=fields.integer(1, 86400))
     host: str = attrs.field(validator=fields.line(255))
     problem: str = attrs.field(validator=fields.line(1024))

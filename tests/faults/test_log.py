@@ -52,11 +52,11 @@ def start(host: Host, shell: str, *, logfile: Path | None = None, **files: bytes
 def complain(daemon: Daemon, count: int) -> None:
     """``count`` connections that break the protocol: a line of the log for each."""
     for _ in range(count):
-        with socket.create_connection(("127.0.0.1", daemon.port)) as client:
+        client = socket.create_connection(("127.0.0.1", daemon.port))
+        with client, contextlib.suppress(ConnectionError):
             client.sendall(b"x" * 40 + b"\n")
-            with contextlib.suppress(ConnectionResetError):
-                while client.recv(65536):
-                    pass
+            while client.recv(65536):
+                pass
 
 
 @pytest.mark.fault(95)
@@ -158,7 +158,7 @@ def test_a_reader_that_goes_or_stalls(host: Host, goes: bool) -> None:
     with Raw(daemon.port) as raw:
         raw.hello()
         have = raw.req("f")
-        for _ in range(1000):  # a line for each: more than a pipe holds
+        for _ in range(400):  # a line for each: more than a pipe holds
             assert raw.fetch(have, 0, 10) == content[:10]  # type: ignore[arg-type]
         daemon.status()
     if not goes:
@@ -168,7 +168,7 @@ def test_a_reader_that_goes_or_stalls(host: Host, goes: bool) -> None:
             with contextlib.suppress(BlockingIOError):
                 while part := os.read(reader, 65536):
                     said.extend(part)
-            return said.count(b"sent piece 0 of f") == 1000
+            return said.count(b"sent piece 0 of f") == 400
 
         wait_until(read, "all that waited is there")
         os.set_blocking(reader, True)
