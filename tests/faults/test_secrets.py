@@ -106,6 +106,6 @@ def test_nobody_else_may_read_what_lies_in_a_state_folder(host: Host, umask: int
 @pytest.mark.fault(96)
 def test_a_message_that_is_printed_does_not_show_its_cookie() -> None:
     """A log line or a traceback may show a message one day."""
-    said = m.NewPeer(*m.VERSION, "5" * 32, "spy", 7, ["0.0.0.0"], "", "very secret")
-    assert "very secret" not in repr(said)
-    assert "very secret" not in repr(m.Welcome("very secret", 30, "", ""))
+    said = m.NewPeer(*m.VERSION, "5" * 32, "spy", 7, ["0.0.0.0"], "", "very_secret")
+    assert "very_secret" not in repr(said)
+    assert "very_secret" not in repr(m.Welcome("very_secret", 30, "", ""))
