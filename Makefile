@@ -10,7 +10,7 @@ BIN := .venv/bin
 # Compiled files go into .venv too: `make demo` leaves nothing else behind.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
-.PHONY: demo test bench fuzz lint types clean
+.PHONY: demo test bench fuzz lint types reference clean
 
 demo: .venv/run-time.stamp
 	@$(BIN)/python tools/demo.py
@@ -33,6 +33,10 @@ lint: .venv/test.stamp
 types: .venv/test.stamp
 	$(BIN)/mypy
 	$(BIN)/mypy tools
+
+# Man pages and completions, to be committed: a test fails where they are not those of the code.
+reference: .venv/test.stamp
+	$(BIN)/python tools/reference.py
 
 clean:
 	rm -rf .venv .fuzz build dist p2pd.egg-info .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 USAGE = "p2pctl [--socket PATH | --port N | --name NAME] [--json] [--quiet] COMMAND ..."
 
-_OPTIONS = """Options, before or after the command:
-  --socket PATH  the daemon whose control socket this is
-  --port N       the peer, else the manager, that listens on this port
-  --name NAME    the daemon of this name
-  --json         nothing but JSON lines on standard output
-  --quiet        no progress and no messages but errors
-  --help         this text, or how the command is used
-Without the first three: the only daemon of this user that runs. Without a
+OPTIONS: tuple[tuple[str, str, str], ...] = (
+    ("--socket", "PATH", "the daemon whose control socket this is"),
+    ("--port", "N", "the peer, else the manager, that listens on this port"),
+    ("--name", "NAME", "the daemon of this name"),
+    ("--json", "", "nothing but JSON lines on standard output"),
+    ("--quiet", "", "no progress and no messages but errors"),
+    ("--help", "", "this text, or how the command is used"),
+)
+"""The client's own options: flag, its value or nothing, help. They may stand before or after the command."""
+
+WITHOUT = """Without the first three: the only daemon of this user that runs. Without a
 command, on a terminal: a prompt that takes the same lines."""
 
-_WITH_VALUE = ("--socket", "--port", "--name")
-_FLAGS = ("--json", "--quiet", "--help")
+_WITH_VALUE = tuple(flag for flag, metavar, _ in OPTIONS if metavar)
+_FLAGS = tuple(flag for flag, metavar, _ in OPTIONS if not metavar)
 
 
 class Options(NamedTuple):
@@ -114,7 +117,9 @@ def help_text(about: str | None = None) -> str:
     """The text of ``--help`` and ``help``, several lines."""
     if about is not None:
         return "Usage: p2pctl [OPTIONS] " + commands.help_text(about)
-    return "\n\n".join([f"Usage: {USAGE}", commands.help_text(), _OPTIONS])
+    lines = [f"  {f'{flag} {metavar}'.rstrip():<13}  {meaning}" for flag, metavar, meaning in OPTIONS]
+    own = "\n".join(["Options, before or after the command:", *lines, WITHOUT])
+    return "\n\n".join([f"Usage: {USAGE}", commands.help_text(), own])
 
 
 def _port(text: str) -> int:

@@ -25,6 +25,15 @@ NOT_SOURCE = shutil.ignore_patterns(
     "*.pyc",
 )  # fmt: skip
 PATIENCE = 300
+BESIDE = [
+    "p2pd/p2ppeer@.service",
+    "p2pd/p2ppeer.env.example",
+    "man/man1/p2pctl.1",
+    "bash-completion/completions/p2pctl.bash",
+    "zsh/site-functions/_p2pctl",
+    "fish/vendor_completions.d/p2pctl.fish",
+]
+"""What the wheel brings besides modules and programs, below share/."""
 
 # Installing is the slowest of all that is tested.
 pytestmark = pytest.mark.timeout(900)
@@ -147,7 +156,8 @@ def test_installed(built: Built, place: Path, tmp_path: Path, how: str) -> None:
     assert where.is_relative_to(source if how == "-e ." else place / "venv")
     if how != "-e .":  # an editable installation has no data files
         shutil.rmtree(source)
-        assert (place / "venv/share/p2pd/p2ppeer@.service").is_file()
+        for name in BESIDE:
+            assert (place / "venv/share" / name).is_file()
     works(bin)
 
 
