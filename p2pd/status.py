@@ -143,6 +143,20 @@ class PiecesStatus:
 
 
 @attrs.frozen
+class Check:
+    """What `doctor` looked at; ``message`` says how it is, ``remedy`` what to do, empty where all is well."""
+
+    check: str
+    state: Literal["ok", "warning", "problem"]
+    message: str
+    remedy: str = ""
+
+    def to_json(self) -> Json:
+        """``check``, ``state``, ``message``, ``remedy``."""
+        return {"check": self.check, "state": self.state, "message": self.message, "remedy": self.remedy}
+
+
+@attrs.frozen
 class DaemonStatus:
     """The daemon at a glance: what ``status`` prints.
 

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/p2pctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_p2pctl_subparsers=(req left_peer peers files transfers cancel pause resume pieces status version help)
+_shtab_p2pctl_subparsers=(req left_peer peers files transfers cancel pause resume pieces status doctor version help)
 
 _shtab_p2pctl_req_option_strings=(--no-wait --id --sha256 --output --replace --from --timeout --socket --port --name --json --quiet --help)
 _shtab_p2pctl_left_peer_option_strings=(--socket --port --name --json --quiet --help)
@@ -17,6 +17,7 @@ _shtab_p2pctl_pause_option_strings=(--socket --port --name --json --quiet --help
 _shtab_p2pctl_resume_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_pieces_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_status_option_strings=(--socket --port --name --json --quiet --help)
+_shtab_p2pctl_doctor_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_version_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_help_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_option_strings=(--socket --port --name --json --quiet --help)
@@ -31,12 +32,13 @@ _shtab_p2pctl_pause___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_resume___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_pieces___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_status___socket_COMPGEN=_shtab_compgen_files
+_shtab_p2pctl_doctor___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_version___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_help___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl___socket_COMPGEN=_shtab_compgen_files
 
-_shtab_p2pctl_help_pos_0_choices=(req left_peer peers files transfers cancel pause resume pieces status version help)
-_shtab_p2pctl_pos_0_choices=(req left_peer peers files transfers cancel pause resume pieces status version help)
+_shtab_p2pctl_help_pos_0_choices=(req left_peer peers files transfers cancel pause resume pieces status doctor version help)
+_shtab_p2pctl_pos_0_choices=(req left_peer peers files transfers cancel pause resume pieces status doctor version help)
 
 _shtab_p2pctl_req___no_wait_nargs=0
 _shtab_p2pctl_req___replace_nargs=0
@@ -71,6 +73,9 @@ _shtab_p2pctl_pieces___help_nargs=0
 _shtab_p2pctl_status___json_nargs=0
 _shtab_p2pctl_status___quiet_nargs=0
 _shtab_p2pctl_status___help_nargs=0
+_shtab_p2pctl_doctor___json_nargs=0
+_shtab_p2pctl_doctor___quiet_nargs=0
+_shtab_p2pctl_doctor___help_nargs=0
 _shtab_p2pctl_version___json_nargs=0
 _shtab_p2pctl_version___quiet_nargs=0
 _shtab_p2pctl_version___help_nargs=0

@@ -50,7 +50,7 @@ function _shtab_p2pctl_using
   test "$_shtab_p2pctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_p2pctl_commands req left_peer peers files transfers cancel pause resume pieces status version help
+set -g _shtab_p2pctl_commands req left_peer peers files transfers cancel pause resume pieces status doctor version help
 set -g _shtab_p2pctl_opts_with_value --from --id --name --output --port --sha256 --socket --timeout
 
 complete -c p2pctl -e
@@ -139,6 +139,13 @@ complete -c p2pctl -n '_shtab_p2pctl_using status' -l name -x -d 'the daemon of 
 complete -c p2pctl -n '_shtab_p2pctl_using status' -l json -d 'nothing but JSON lines on standard output'
 complete -c p2pctl -n '_shtab_p2pctl_using status' -l quiet -d 'no progress and no messages but errors'
 complete -c p2pctl -n '_shtab_p2pctl_using status' -l help -d 'this text, or how the command is used'
+complete -c p2pctl -n '_shtab_p2pctl_using; and test $_shtab_p2pctl_npos -eq 0' -a doctor -d 'Look at what commonly goes wrong, and say what to do.'
+complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon whose control socket this is'
+complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l port -x -d 'the peer, else the manager, that listens on this port'
+complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l name -x -d 'the daemon of this name'
+complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l json -d 'nothing but JSON lines on standard output'
+complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l quiet -d 'no progress and no messages but errors'
+complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l help -d 'this text, or how the command is used'
 complete -c p2pctl -n '_shtab_p2pctl_using; and test $_shtab_p2pctl_npos -eq 0' -a version -d 'Show the version.'
 complete -c p2pctl -n '_shtab_p2pctl_using version' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon whose control socket this is'
 complete -c p2pctl -n '_shtab_p2pctl_using version' -l port -x -d 'the peer, else the manager, that listens on this port'
@@ -153,4 +160,4 @@ complete -c p2pctl -n '_shtab_p2pctl_using help' -l name -x -d 'the daemon of th
 complete -c p2pctl -n '_shtab_p2pctl_using help' -l json -d 'nothing but JSON lines on standard output'
 complete -c p2pctl -n '_shtab_p2pctl_using help' -l quiet -d 'no progress and no messages but errors'
 complete -c p2pctl -n '_shtab_p2pctl_using help' -l help -d 'this text, or how the command is used'
-complete -c p2pctl -n '_shtab_p2pctl_using help; and test $_shtab_p2pctl_npos -eq 0' -ka "req left_peer peers files transfers cancel pause resume pieces status version help" -d 'the command to explain'
+complete -c p2pctl -n '_shtab_p2pctl_using help; and test $_shtab_p2pctl_npos -eq 0' -ka "req left_peer peers files transfers cancel pause resume pieces status doctor version help" -d 'the command to explain'

@@ -74,6 +74,10 @@ def run(chosen: Options, words: list[str]) -> int:
         return _help(chosen, args.about)
     if args.command == "version":
         return _version(chosen)
+    if args.command == "doctor":
+        from p2pd.cli import doctor
+
+        return doctor.run(chosen)
     with chosen.connect() as daemon:
         if args.command == "req":
             return _req(chosen, daemon, words, args.file, args.no_wait)

@@ -104,6 +104,12 @@ LISTINGS: dict[str, tuple[Column, ...]] = {
         Column("WITH", _names, shrinks=True),
         Column("WHY", lambda row: _text("message")(row) if row.get("message") else "", shrinks=True),
     ),
+    "doctor": (
+        Column("CHECK", _text("check")),
+        Column("STATE", _text("state")),
+        Column("MESSAGE", _text("message")),
+        Column("REMEDY", _text("remedy")),
+    ),
     "pieces": (
         Column("NAME", _text("name")),
         Column("SIZE", _size("size"), right=True),

@@ -121,6 +121,7 @@ COMMANDS: dict[str, Command] = {
         Command("resume", "Let a paused transfer go on.", (_TRANSFER,)),
         Command("pieces", "List which pieces of a file are here.", (_FILE,), listing=True),
         Command("status", "Show the daemon at a glance.", roles=_BOTH),
+        Command("doctor", "Look at what commonly goes wrong, and say what to do.", roles=_BOTH, listing=True),
         Command("version", "Show the version.", roles=_BOTH),
         Command(
             "help",

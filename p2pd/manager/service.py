@@ -27,12 +27,13 @@ from p2pd.manager.stores.memory import MemoryStore
 from p2pd.manager.stores.sqlite import SqliteStore
 from p2pd.manager.table import Table
 from p2pd.model import PeerInfo
-from p2pd.net.addresses import is_own
+from p2pd.net import health
+from p2pd.net.addresses import is_loopback, is_own
 from p2pd.net.listening import Listener, Listening
 from p2pd.net.notify import Notifier
 from p2pd.net.starting import start_or_exit
 from p2pd.net.statedir import StateDir, default_state_dir
-from p2pd.status import DaemonStatus, PeerStatus
+from p2pd.status import Check, DaemonStatus, PeerStatus
 from p2pd.wire.messages import LeftPeer
 
 log = Logger()
@@ -121,6 +122,19 @@ class ManagerService(Service):
     async def cmd_peers(self, args: argparse.Namespace, emit: Emit) -> dict[str, Any]:
         """The active peers, by the addresses at which this machine finds them."""
         return {"rows": [PeerStatus(p.name, p.host, p.port, p.id).to_json() for p in self.hub.peers]}
+
+    async def cmd_doctor(self, args: argparse.Namespace, emit: Emit) -> dict[str, Any]:
+        """What commonly goes wrong with a manager."""
+        listening = self.listening
+        checks = [health.descriptors(self._factory.door.limit), *health.others(self.snapshot().problems)]
+        if self._state is not None:
+            checks.append(health.room("state", os.fspath(self._state.path)))
+        if listening is not None and all(map(is_loopback, listening.hosts)):
+            text = "listens on loopback only: peers on other machines cannot reach it"
+            checks.append(Check("reach", "warning", text, "if there are any, start it with --host 0.0.0.0"))
+        else:
+            checks.append(Check("reach", "ok", listening.reach if listening is not None else ""))
+        return {"rows": [check.to_json() for check in checks]}
 
     async def cmd_left_peer(self, args: argparse.Namespace, emit: Emit) -> dict[str, Any]:
         """Stop the manager, after the answer."""

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, RefusedError, UnreachableError
 from p2pd.model import PeerId, PeerInfo
+from p2pd.net.addresses import is_own
 from p2pd.net.door import Door, Visit
 from p2pd.net.fast import dial
 from p2pd.peer.conversation import Conversation
@@ -55,6 +56,8 @@ class Contacts(protocol.Factory):
         self._all: set[Conversation] = set()
         self._here: set[PeerId] = set()  # who was on the list
         self.door = Door(maximum)
+        self.visitors = 0
+        """How many peers on other machines have connected to this one."""
         self._visits: dict[Conversation, Visit] = {}
         self._by_peer: dict[PeerId, list[Conversation]] = {}
         self._dialling: dict[PeerId, list[Deferred[Conversation]]] = {}
@@ -105,6 +108,8 @@ class Contacts(protocol.Factory):
             raise RefusedError("this is the same peer")
         if conversation in self._visits:
             self._visits[conversation].introduced()
+            if not is_own(other.host):
+                self.visitors += 1
         self._by_peer.setdefault(other.id, []).append(conversation)
         self._changed()
 

@@ -32,6 +32,7 @@ from p2pd.peer.activity import Activity
 from p2pd.peer.budgets import Budgets
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.conversation import Conversation
+from p2pd.peer.doctor import Facts, examine
 from p2pd.peer.downloads import Downloads, Emit
 from p2pd.peer.receiving import BufferPool
 from p2pd.peer.serving import Serving, Upload
@@ -357,6 +358,17 @@ class PeerService(service.Service):
             return await waiter.outcome
         finally:
             download.leave(waiter)
+
+    async def cmd_doctor(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """What commonly goes wrong with a peer."""
+        assert self._state is not None
+        facts = Facts(
+            reactor=self._reactor, in_thread=self.in_thread, share=self.root.path, state=self._state.path,
+            hosts=self._hosts, port=self._port, maximum=self.contacts.door.limit, name=self.label,
+            manager=self._uplink, problems=[*self._problems, self.config_problem, *self.index.problems],
+            others=self._others(), visitors=self.contacts.visitors,
+        )  # fmt: skip
+        return {"rows": [check.to_json() for check in await examine(facts)]}
 
     async def cmd_cancel(self, args: Any, emit: Emit) -> dict[str, Any]:
         """Give a transfer up."""

@@ -131,6 +131,11 @@ class Uplink:
         return "connected" if self._listed else "connecting"
 
     @property
+    def where(self) -> str:
+        """HOST:PORT of the manager."""
+        return self._where
+
+    @property
     def peers(self) -> Mapping[PeerId, PeerInfo]:
         """The others, as last heard; kept while the manager is away. A view: copy what must not change."""
         return self._list.peers
