@@ -28,6 +28,7 @@ TURN = 4 * 1024 * 1024
 """Bytes sent or received before other connections get their turn."""
 _SCRATCH = bytearray(16 * 1024)
 """Lines are short; what comes behind one of a body is copied once. Used within one call only."""
+_SCRATCH_VIEW = memoryview(_SCRATCH)
 _TCP_NOTSENT_LOWAT = 25
 _LOWAT = 64 * 1024
 """What lies in the kernel's queue cannot be reconsidered: keep that queue short."""
@@ -176,23 +177,35 @@ class _Fast(tcp.Connection):
         protocol = self.protocol
         while budget > 0 and self._reading_wanted and not self.disconnected:
             target = protocol.body_target()
-            into = target if target is not None else _SCRATCH
-            try:
-                count = self.socket.recv_into(into)
-            except (BlockingIOError, InterruptedError):
-                return None
-            except OSError:
-                return main.CONNECTION_LOST
-            if not count:
-                return main.CONNECTION_DONE
+            into = target if target is not None else _SCRATCH_VIEW
+            count, end = self._fill(into, whole=target is not None)
             budget -= count
-            if target is not None:
+            if count and target is not None:
                 protocol.body_received(count)
-            else:
+            elif count:
                 protocol.dataReceived(bytes(_SCRATCH[:count]))
-            if count < 1024 and target is None:
-                return None  # a lone message: nothing more is likely to wait
+            if end is not None:
+                return end
+            if count < (len(into) if target is not None else 1024):
+                return None  # nothing more waits, nor is it likely to
         return None
+
+    def _fill(self, into: memoryview, whole: bool) -> tuple[int, Any]:
+        """Bytes received into it, as often as it takes if ``whole``; the reason where that was the end."""
+        got = 0
+        while got < len(into):
+            try:
+                count = self.socket.recv_into(into[got:] if got else into)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                return got, main.CONNECTION_LOST
+            if not count:
+                return got, main.CONNECTION_DONE
+            got += count
+            if not whole:
+                break
+        return got, None
 
 
 class FastServer(_Fast, tcp.Server):

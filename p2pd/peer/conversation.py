@@ -164,9 +164,9 @@ class Conversation(protocol.Protocol):
             else:
                 self._on_message(event)
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[..., None], *args: Any) -> None:
         try:
-            work()
+            work(*args)
         except P2PError as error:
             self.fail(error)
         except Exception:
@@ -219,7 +219,7 @@ class Conversation(protocol.Protocol):
         """Part of :class:`~p2pd.net.fast.FastProtocol`."""
         self._heard = self._host.now()
         self._decoder.body_read(count)
-        self._guarded(lambda: self.fetching.body_received(count))
+        self._guarded(self.fetching.body_received, count)
 
     def next_slice(self) -> tuple[bytes, FileSlice] | None:
         """Part of :class:`~p2pd.net.fast.FastProtocol`."""

@@ -213,7 +213,7 @@ class Intake:
             elif self.transfer.done:
                 self._owner.complete()
 
-        self._writer.write(lambda: self.file.write(offset, data), len(data), written)
+        self._writer.write(self.file, offset, data, written)
         if self._writer.full and key in self._reached:
             self._writer.hold_while_full(self._reached[key][0].link)
 

@@ -32,9 +32,11 @@ GRANT_BYTES = 16 * 1024 * 1024
 MAX_FILES = 64
 """Files that are open for one conversation; further ones wait."""
 MAX_WAITING = 4096
-SLOW_FRAME = 64 * 1024
-FAST_RATE = 8_000_000
-"""Bytes per second from which frames are 1 MiB: 64 KiB then take under 8 ms."""
+LEAST_FRAME = 64 * 1024
+FRAME_SECONDS = 0.008
+"""A frame is as long as what goes out in this time: messages wait behind it."""
+READ_AHEAD = 16 * 1024 * 1024
+"""Bytes to have read from a cold disk while what comes before is sent."""
 KEEP_OPEN = 10.0
 """Seconds after which a file that is asked for no longer is closed."""
 
@@ -279,7 +281,7 @@ class Serving:
             asked = self._queue[0]
             if not self._still(asked.upload):
                 continue
-            length = min(asked.end - asked.at, m.MAX_FRAME if self._rate >= FAST_RATE else SLOW_FRAME)
+            length = min(asked.end - asked.at, self._frame_length())
             fd = asked.upload.fd
             if not _in_memory(fd, asked.at, length):
                 self._warm(asked, length)
@@ -294,6 +296,11 @@ class Serving:
         if not self.answering:
             self._link.answered()
         return None
+
+    def _frame_length(self) -> int:
+        """Bytes, a multiple of :data:`LEAST_FRAME`: few calls where it is fast, short waits elsewhere."""
+        steps = int(self._rate * FRAME_SECONDS) // LEAST_FRAME
+        return max(LEAST_FRAME, min(steps * LEAST_FRAME, m.MAX_FRAME))
 
     def _range_sent(self, asked: _Range) -> None:
         upload = asked.upload
@@ -332,7 +339,7 @@ class Serving:
 
         def read() -> None:
             try:
-                os.posix_fadvise(fd, asked.at, 4 * m.MAX_FRAME, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(fd, asked.at, READ_AHEAD, os.POSIX_FADV_WILLNEED)
                 at, end = asked.at, asked.at + length
                 while at < end:
                     count = len(os.pread(fd, min(256 * 1024, end - at), at))

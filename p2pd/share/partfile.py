@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import blake3
@@ -23,7 +24,7 @@ class _Store(Protocol):
 
 
 class PartialFile:
-    """Open for reading and writing. ``write`` is for the reactor; ``save`` and what follows it blocks."""
+    """Open for reading and writing. Every method blocks."""
 
     def __init__(self, store: _Store, job: Job, manifest: Manifest, fd: int) -> None:
         """Made by PartialStore.begin."""
@@ -33,18 +34,32 @@ class PartialFile:
         self._store = store
         self._lost = False
 
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Write ``data`` at ``offset`` bytes, all of it; StorageError (disk full, quota, I/O error)."""
-        view = memoryview(data)
-        if offset < 0 or offset + len(view) > self.manifest.size:
+    def writev(self, offset: int, views: Sequence[memoryview]) -> None:
+        """Write ``views`` one behind the other from ``offset`` on, all of it.
+
+        StorageError (disk full, quota, I/O error).
+        """
+        if offset < 0 or offset + sum(map(len, views)) > self.manifest.size:
             raise ValueError("beyond the end of the file")
-        while view:
+        left = deque(views)
+        while left:
             try:
-                count = os.pwrite(self.fd, view, offset)
+                count = (
+                    os.pwritev(self.fd, left, offset)
+                    if len(left) > 1
+                    else os.pwrite(self.fd, left[0], offset)
+                )
             except OSError as error:
                 raise storage_error(error, f"cannot write {self.job.target}") from error
-            view = view[count:]
             offset += count
+            while left and count >= len(left[0]):
+                count -= len(left.popleft())
+            if count:
+                left[0] = left[0][count:]
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """As :meth:`writev`."""
+        self.writev(offset, [memoryview(data)])
 
     def save(self, held: Bitfield, job: Job | None = None) -> None:
         """Replace the state on disk: the pieces held, and the job where it is another now. StorageError."""

@@ -1,17 +1,20 @@
-"""Writes behind the reactor's back: one after the other on a thread of their own.
+"""Writes behind the reactor's back, on a thread of their own.
 
 A write into the page cache costs as much as receiving the bytes, and one that
-has to wait for the disk would stop everything else.
+has to wait for the disk would stop everything else. What waits meanwhile is
+written together where it is neighbouring.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -22,8 +25,30 @@ LIMIT = 8 * 1024 * 1024
 
 log = Logger("p2pd.share")
 
+MOST_AT_ONCE = 64
+"""Pieces of memory in one call; the system takes 1024."""
+
 Done = Callable[[StorageError | None], None]
-_Item = tuple[Callable[[], None], int, Done]
+
+
+class Target(Protocol):
+    """A file that is written to; compared by identity."""
+
+    def writev(self, offset: int, views: Sequence[memoryview]) -> None:
+        """Write ``views`` one behind the other from ``offset`` on, all of it; StorageError."""
+
+
+@attrs.frozen(eq=False)
+class _Write:
+    target: Target
+    offset: int
+    view: memoryview
+    done: Done
+
+
+@attrs.frozen(eq=False)
+class _Other:
+    work: Callable[[], None]
 
 
 class Holdable(Protocol):
@@ -37,13 +62,16 @@ class Holdable(Protocol):
 
 
 class Writer:
-    """Runs blocking writes in order. All methods are for the reactor thread."""
+    """See the module. All methods are for the reactor thread.
+
+    Of two writes to the same offset the later one is done later.
+    """
 
     def __init__(self, from_thread: Callable[..., object]) -> None:
         """``from_thread`` calls a function on the reactor thread, soon."""
         self._from_thread = from_thread
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._ended: deque[tuple[_Item, StorageError | None]] = deque()
+        self._queue: queue.SimpleQueue[_Write | _Other | None] = queue.SimpleQueue()
+        self._ended: deque[tuple[Sequence[_Write | _Other], StorageError | None]] = deque()
         self._telling = False
         self._thread: threading.Thread | None = None
         self._bytes = 0
@@ -62,21 +90,24 @@ class Writer:
         """True where :data:`LIMIT` bytes and more wait."""
         return self._bytes >= LIMIT
 
-    def write(self, work: Callable[[], None], size: int, done: Done) -> None:
-        """Do ``work``, which writes ``size`` bytes, after all before it; ``done`` gets its StorageError."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="writer")
-            self._thread.start()
-        self._bytes += size
-        self._count += 1
-        self._queue.put((work, size, done))
+    def write(self, target: Target, offset: int, view: memoryview, done: Done) -> None:
+        """Write ``view`` at ``offset``; ``done`` gets the StorageError, and then ``view`` is free again."""
+        self._bytes += len(view)
+        self._put(_Write(target, offset, view, done))
 
     def after(self, work: Callable[[], None]) -> None:
         """Do ``work`` after all that was given before; at once where that is nothing."""
         if self.idle:
             work()
         else:
-            self.write(work, 0, lambda error: None)
+            self._put(_Other(work))
+
+    def _put(self, item: _Write | _Other) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="writer")
+            self._thread.start()
+        self._count += 1
+        self._queue.put(item)
 
     def when_idle(self, call: Callable[[], None]) -> None:
         """Call once nothing waits any more; only where it is not :attr:`idle`. Twice the same is once."""
@@ -99,18 +130,18 @@ class Writer:
         return drained
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            error = None
-            try:
-                item[0]()
-            except StorageError as problem:
-                error = problem
-            except Exception as problem:
-                log.failure("writing")
-                error = StorageError(f"internal error: {type(problem).__name__}")
-            self._ended.append((item, error))
-            del item  # its buffer belongs to the reactor thread again
-            self._tell()
+        going_on = True
+        while going_on:
+            items = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    items.append(self._queue.get_nowait())
+            going_on = None not in items
+            for batch in _batches(item for item in items if item is not None):
+                self._ended.append((batch, _do(batch)))
+                self._tell()
+                del batch  # its memory belongs to the reactor thread again
+            del items
         self._from_thread(self._joined)
 
     def _tell(self) -> None:
@@ -122,10 +153,12 @@ class Writer:
     def _deliver(self) -> None:
         self._telling = False
         while self._ended:
-            (_, size, done), error = self._ended.popleft()
-            self._bytes -= size
-            self._count -= 1
-            done(error)
+            batch, error = self._ended.popleft()
+            for item in batch:
+                self._count -= 1
+                if isinstance(item, _Write):
+                    self._bytes -= len(item.view)
+                    item.done(error)
         if not self.full:
             held, self._held = self._held, []
             for each in held:
@@ -143,3 +176,46 @@ class Writer:
         drained, self._drained = self._drained, []
         for each in drained:
             each.callback(None)
+
+
+def _batches(items: Iterable[_Write | _Other]) -> Iterator[Sequence[_Write | _Other]]:
+    """Neighbouring writes together; other work where it stood."""
+    writes: list[_Write] = []
+    for item in items:
+        if isinstance(item, _Write):
+            writes.append(item)
+        else:
+            yield from _neighbours(writes)
+            writes = []
+            yield [item]
+    yield from _neighbours(writes)
+
+
+def _neighbours(writes: list[_Write]) -> Iterator[list[_Write]]:
+    batch: list[_Write] = []
+    for write in sorted(writes, key=lambda write: (id(write.target), write.offset)):
+        if batch:
+            last = batch[-1]
+            follows = write.target is last.target and write.offset == last.offset + len(last.view)
+            if not follows or len(batch) == MOST_AT_ONCE:
+                yield batch
+                batch = []
+        batch.append(write)
+    if batch:
+        yield batch
+
+
+def _do(batch: Sequence[_Write | _Other]) -> StorageError | None:
+    try:
+        first = batch[0]
+        if isinstance(first, _Write):
+            views = [each.view for each in batch if isinstance(each, _Write)]
+            first.target.writev(first.offset, views)
+        else:
+            first.work()
+    except StorageError as problem:
+        return problem
+    except Exception as problem:
+        log.failure("writing")
+        return StorageError(f"internal error: {type(problem).__name__}")
+    return None

@@ -18,7 +18,7 @@ from p2pd.wire import fields
 VERSION = (1, 0)
 """Major, minor. A different major version is refused; of two minor ones the lower is spoken."""
 MAX_LINE = 64 * 1024
-MAX_FRAME = 1024 * 1024
+MAX_FRAME = 8 * 1024 * 1024
 """The longest `data` frame, so that short messages get in between."""
 MAX_WANT = 64
 """Grants that may be wanted at once for a file."""

@@ -89,14 +89,14 @@ def test_a_finished_file_is_on_the_disk_before_it_has_its_name(host: Host) -> No
     manager = host.manager()
     host.peer("holder", manager=manager, files={"sub/f": CONTENT})
     log = host.folder / "trace"
-    calls = "trace=fsync,fdatasync,rename,renameat,renameat2,linkat,pwrite64"
+    calls = "trace=fsync,fdatasync,rename,renameat,renameat2,linkat,pwrite64,pwritev2"
     prefix = ["strace", "-f", "-qq", "-y", "-o", str(log), "-e", calls, "-e", "signal=none"]
     peer = host.peer("rx", manager=manager, prefix=prefix)
     peer.wait_peers(1)
     peer.ask("req sub/f").done  # noqa: B018
     text = log.read_text()
     order = [
-        max(hit.start() for hit in re.finditer(r"pwrite64\(\d+<[^>]*\.part>", text)),
+        max(hit.start() for hit in re.finditer(r"pwrite(?:64|v2)\(\d+<[^>]*\.part>", text)),
         next(hit.start() for hit in re.finditer(r"f(?:data)?sync\(\d+<[^>]*\.part>", text)),
         next(
             hit.start()

@@ -49,6 +49,19 @@ def test_short_writes_are_gone_on_with(partial: PartialFile, monkeypatch: pytest
     assert os.pread(partial.fd, 104, 2) == DATA[2:3] + bytes(100) + DATA[103:106][:3]
 
 
+@pytest.mark.fault(51)
+@pytest.mark.parametrize("most", [1, 7, 30, 60])
+def test_short_writes_of_several_are_gone_on_with(
+    partial: PartialFile, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:most], at))
+    monkeypatch.setattr(os, "pwritev", lambda fd, views, at: real(fd, b"".join(views)[:most], at))
+    new = os.urandom(100)
+    partial.writev(3, [memoryview(new)[:30], memoryview(new)[30:31], memoryview(new)[31:]])
+    assert os.pread(partial.fd, 102, 2) == DATA[2:3] + new + DATA[103:104]
+
+
 @pytest.mark.fault(48, 49)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("call", ["pwrite", "write", "fsync", "rename"])

@@ -1,15 +1,15 @@
-"""Writes behind the reactor's back: in order, held while there is too much, all done at the end."""
+"""Writes behind the reactor's back: together where they can be, held while too much waits, all done."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from p2pd.errors import StorageError
-from p2pd.share.writing import LIMIT, Writer
+from p2pd.share.writing import LIMIT, MOST_AT_ONCE, Writer
 
 
 class Reactor:
@@ -39,20 +39,45 @@ class Link:
         self.held.remove(why)
 
 
+class File:
+    """Remembers what was written in which call; waits for the gate."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        self.gate = gate
+        self.entered = threading.Event()
+        self.calls: list[tuple[int, bytes]] = []
+        self.bad: set[int] = set()
+
+    def writev(self, offset: int, views: Sequence[memoryview]) -> None:
+        self.entered.set()
+        assert self.gate.wait(30)
+        self.calls.append((offset, b"".join(views)))
+        if offset in self.bad:
+            raise StorageError("full")
+
+
 class Fixture:
     def __init__(self) -> None:
         self.reactor = Reactor()
         self.writer = Writer(self.reactor.from_thread)
         self.gate = threading.Event()
-        self.done: list[tuple[object, StorageError | None]] = []
+        self.file = File(self.gate)
+        self.done: list[tuple[int, str | None]] = []
 
-    def write(self, what: object, size: int = 1, error: Exception | None = None) -> None:
-        def work() -> None:
-            assert self.gate.wait(30)
-            if error is not None:
-                raise error
+    def write(self, offset: int, data: bytes = b"x", file: File | None = None) -> None:
+        def done(error: StorageError | None) -> None:
+            self.done.append((offset, str(error) if error is not None else None))
 
-        self.writer.write(work, size, lambda problem: self.done.append((what, problem)))
+        self.writer.write(file or self.file, offset, memoryview(data), done)
+
+    def begin(self) -> None:
+        """A first write, after which the thread waits at the gate: what comes now is taken together."""
+        self.write(10**6)
+        assert self.file.entered.wait(30)
+
+    def finish(self, count: int) -> None:
+        self.gate.set()
+        self.reactor.until(lambda: len(self.done) == count)
 
     def stop(self) -> None:
         self.gate.set()
@@ -69,30 +94,61 @@ def fixture() -> Iterator[Fixture]:
     assert not any(thread.name == "writer" and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_writes_are_done_in_order_and_told_in_order(fixture: Fixture) -> None:
-    for number in range(50):
-        fixture.write(number)
+def test_what_waits_is_written_together_where_it_is_neighbouring(fixture: Fixture) -> None:
+    other = File(fixture.gate)
+    fixture.begin()
+    for offset, data in ((4, b"ef"), (0, b"ab"), (100, b"zz"), (2, b"cd")):
+        fixture.write(offset, data)
+    fixture.write(6, b"no", other)
     assert not fixture.writer.idle
-    fixture.gate.set()
-    fixture.reactor.until(lambda: len(fixture.done) == 50)
-    assert fixture.done == [(number, None) for number in range(50)]
+    fixture.finish(6)
+    assert sorted(fixture.file.calls[1:]) == [(0, b"abcdef"), (100, b"zz")]
+    assert other.calls == [(6, b"no")]
+    assert sorted(offset for offset, _ in fixture.done) == [0, 2, 4, 6, 100, 10**6]
     assert fixture.writer.idle
 
 
+def test_no_call_is_longer_than_the_system_takes(fixture: Fixture) -> None:
+    fixture.begin()
+    for offset in range(2 * MOST_AT_ONCE + 1):
+        fixture.write(offset)
+    fixture.finish(2 * MOST_AT_ONCE + 2)
+    assert [len(data) for _, data in fixture.file.calls] == [1, MOST_AT_ONCE, MOST_AT_ONCE, 1]
+
+
+def test_of_two_writes_to_one_place_the_later_is_done_later(fixture: Fixture) -> None:
+    fixture.begin()
+    for data in (b"1", b"2", b"3"):
+        fixture.write(0, data)
+    fixture.finish(4)
+    assert [data for _, data in fixture.file.calls[1:]] == [b"1", b"2", b"3"]
+
+
 def test_a_write_that_fails_is_told_and_the_next_is_done(fixture: Fixture) -> None:
-    error = StorageError("full")
-    fixture.write("bad", error=error)
-    fixture.write("good")
-    fixture.gate.set()
-    fixture.reactor.until(lambda: len(fixture.done) == 2)
-    assert fixture.done == [("bad", error), ("good", None)]
+    fixture.file.bad = {5}
+    fixture.begin()
+    fixture.write(5)
+    fixture.write(6)  # goes with it
+    fixture.write(9)
+    fixture.finish(4)
+    assert sorted(fixture.done) == [(5, "full"), (6, "full"), (9, None), (10**6, None)]
+
+
+def test_a_fault_of_ours_is_a_failed_write(fixture: Fixture) -> None:
+    class Broken(File):
+        def writev(self, offset: int, views: Sequence[memoryview]) -> None:
+            raise ValueError
+
+    fixture.write(0, file=Broken(fixture.gate))
+    fixture.finish(1)
+    assert fixture.done == [(0, "internal error: ValueError")]
 
 
 def test_who_brings_too_much_is_held_until_there_is_room(fixture: Fixture) -> None:
     link = Link()
-    fixture.write("most", LIMIT - 1)
+    fixture.write(0, bytes(LIMIT - 1))
     assert not fixture.writer.full
-    fixture.write("rest", 1)
+    fixture.write(LIMIT)
     assert fixture.writer.full
     for _ in range(2):
         fixture.writer.hold_while_full(link)
@@ -103,14 +159,17 @@ def test_who_brings_too_much_is_held_until_there_is_room(fixture: Fixture) -> No
 
 
 def test_what_comes_after_waits_for_what_was_before(fixture: Fixture) -> None:
-    order: list[str] = []
-    fixture.writer.after(lambda: order.append("at once"))
-    assert order == ["at once"]
-    fixture.writer.write(lambda: order.append("write"), 1, lambda error: None)
-    fixture.writer.after(lambda: order.append("after"))
-    fixture.writer.write(lambda: order.append("later"), 1, lambda error: None)
+    seen: list[int] = []
+    fixture.writer.after(lambda: seen.append(-1))
+    assert seen == [-1]
+    fixture.begin()
+    fixture.write(7)
+    fixture.writer.after(lambda: seen.append(len(fixture.file.calls)))
+    fixture.write(8)
+    fixture.finish(3)
     fixture.reactor.until(lambda: fixture.writer.idle)
-    assert order == ["at once", "write", "after", "later"]
+    assert seen == [-1, 2]
+    assert fixture.file.calls[1:] == [(7, b"x"), (8, b"x")]
 
 
 def test_what_waits_for_the_disk_to_be_idle_is_called_once_it_is(fixture: Fixture) -> None:
@@ -119,19 +178,19 @@ def test_what_waits_for_the_disk_to_be_idle_is_called_once_it_is(fixture: Fixtur
     def call() -> None:
         called.append(fixture.writer.idle)
 
-    fixture.write("one")
-    fixture.write("two")
+    fixture.write(1)
+    fixture.write(2)
     for _ in range(3):
         fixture.writer.when_idle(call)
     fixture.gate.set()
     fixture.reactor.until(lambda: bool(called))
-    fixture.write("three")
+    fixture.write(3)
     fixture.reactor.until(lambda: len(fixture.done) == 3)
     assert called == [True]
 
 
 def test_stopping_writes_everything_first(fixture: Fixture) -> None:
-    for number in range(20):
-        fixture.write(number)
+    for offset in range(20):
+        fixture.write(2 * offset)
     fixture.stop()
-    assert [what for what, _ in fixture.done] == list(range(20))
+    assert sorted(offset for offset, _ in fixture.done) == list(range(0, 40, 2))
