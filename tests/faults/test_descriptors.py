@@ -47,6 +47,11 @@ def end_of(connection: socket.socket) -> bytes:
     return data
 
 
+def close_all(crowd: list[socket.socket]) -> None:
+    while crowd:
+        crowd.pop().close()
+
+
 def answers(daemon: Daemon) -> bool:
     """Whether a new client gets its answer."""
     try:
@@ -64,7 +69,7 @@ def test_a_daemon_out_of_descriptors_turns_newcomers_away_and_recovers(host: Hos
     oracle = Oracle(host, [manager, peer], {"f": b"shared"}).warm()
     with contextlib.ExitStack() as stack:
         crowd: list[socket.socket] = []
-        stack.callback(lambda: [each.close() for each in crowd])
+        stack.callback(lambda: close_all(crowd))
         raw = stack.enter_context(Raw(peer.port))
         raw.hello()
         assert isinstance(raw.req("f", 1), m.Have)
@@ -79,9 +84,7 @@ def test_a_daemon_out_of_descriptors_turns_newcomers_away_and_recovers(host: Hos
             assert raw.expect(m.Pong).number == 7
             if daemon is peer:
                 assert isinstance(raw.req("f", 2), m.Have | m.NotHave)
-            for each in crowd:
-                each.close()
-            crowd.clear()
+            close_all(crowd)
             # The descriptors of those who left are enough for others, although the limit stays.
             wait_until(lambda: answers(daemon), "it answers again")
             with Raw(peer.port) as late:
