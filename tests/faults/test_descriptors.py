@@ -23,13 +23,20 @@ from tests.rig.host import Result, wait_until, write_file
 def no_descriptors(daemon: Daemon, left: int = 0) -> Iterator[None]:
     """``daemon`` may open ``left`` more, whatever it closes meanwhile, and then none."""
     before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    used = {int(fd) for fd in os.listdir(f"/proc/{daemon.pid}/fd")}
-    limit = [number for number in range(len(used) + left + 1) if number not in used][left]
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+    with socket.socket(socket.AF_UNIX) as client:
+        # What earlier clients held is given back within a few steps of the reactor; each answer is one.
+        client.settimeout(60)
+        client.connect(str(daemon.socket_path))
+        for _ in range(10):
+            client.sendall(b"version\n")
+            assert b"done" in client.recv(1000)
+        used = {int(fd) for fd in os.listdir(f"/proc/{daemon.pid}/fd")}
+        limit = [number for number in range(len(used) + left + 1) if number not in used][left]
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
 
 
 def flood(port: int, count: int) -> list[socket.socket]:
