@@ -6,8 +6,9 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from p2pd.model import FileId, Manifest, is_file_id
@@ -27,10 +28,29 @@ create table if not exists manifests (
     primary key (device, inode, size, mtime_ns, ctime_ns, piece_size)
 )
 """
+_SEEN = """
+create table if not exists seen (
+    device integer not null,
+    inode integer not null,
+    size integer not null,
+    mtime_ns integer not null,
+    ctime_ns integer not null,
+    day integer not null,
+    primary key (device, inode, size, mtime_ns, ctime_ns)
+) without rowid
+"""
+_SEEN_BY_DAY = "create index if not exists seen_day on seen (day)"
 _KEY = "device = ? and inode = ? and size = ? and mtime_ns = ? and ctime_ns = ?"
 _VERSION = 1
 _BUSY_SECONDS = 0.5
 _BATCH = 250
+KEEP_DAYS = 30
+"""Days for which the manifests of a file are kept after it was seen last."""
+_FRESH_DAYS = 7
+"""Days after which it is noted anew that a file was seen."""
+_PRUNED_AT_ONCE = 50
+_PRUNE_PAUSE = 0.02
+"""Files forgotten in one step, and seconds until the next one: others need the lock in between."""
 
 Known = tuple[int, FileId | None]
 """Piece size and file id of a manifest in the cache; without id: hash it anew at this piece size."""
@@ -87,9 +107,11 @@ class ManifestCache:
     write, and a file that is no good any more is moved aside and started anew.
     """
 
-    def __init__(self, path: str) -> None:
-        """``path``: of the database; ``:memory:`` for none."""
+    def __init__(self, path: str, today: Callable[[], int] = lambda: int(time.time() // 86400)) -> None:
+        """``path``: of the database; ``:memory:`` for none. ``today``: in days."""
         self.path = path
+        self._today = today
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         self._unsaved: dict[tuple[StatKey, int], tuple[Manifest, bool]] = {}
         self._unsaved_kept: dict[StatKey, Manifest] = {}
@@ -105,6 +127,7 @@ class ManifestCache:
 
     def close(self) -> None:
         """Close the database."""
+        self._closing.set()
         with self._lock:
             self._database.close()
 
@@ -154,13 +177,53 @@ class ManifestCache:
         rows = self._query(
             f"with wanted (at, device, inode, size, mtime_ns, ctime_ns, usual) as"
             f" (values {','.join(['(?, ?, ?, ?, ?, ?, ?)'] * len(wanted))})"
-            " select at, piece_size, file_id from wanted cross join manifests"
+            " select at, piece_size, file_id, day from wanted cross join manifests"
+            " using (device, inode, size, mtime_ns, ctime_ns) left join seen"
             " using (device, inode, size, mtime_ns, ctime_ns) where kept or piece_size = usual order by kept",
             values,
         )
-        for at, piece_size, file_id in rows:
+        today, stale = self._today(), set()
+        for at, piece_size, file_id, day in rows:
             if is_file_id(file_id):
                 found[at] = (piece_size, FileId(file_id))
+            if day is None or day < today - _FRESH_DAYS:
+                stale.add(wanted[at - first][0])
+        if stale:
+            with contextlib.suppress(sqlite3.Error), self._database:
+                self._note_seen(stale)
+
+    def _note_seen(self, keys: Iterable[StatKey]) -> None:
+        """Within a transaction."""
+        day = self._today()
+        self._database.executemany(
+            "insert into seen values (?, ?, ?, ?, ?, ?) on conflict do update set day = excluded.day",
+            [(*_row(key), day) for key in keys],
+        )
+
+    def prune(self) -> None:
+        """Forget what was not seen for :data:`KEEP_DAYS`, in small steps. Blocking, and may take long.
+
+        To be called after all that is there was looked up.
+        """
+        before = self._today() - KEEP_DAYS
+        while True:
+            with self._lock:
+                if self._closing.is_set():
+                    return
+                gone = self._query(
+                    f"select device, inode, size, mtime_ns, ctime_ns from seen where day < ?"
+                    f" limit {_PRUNED_AT_ONCE}",
+                    (before,),
+                )
+                try:
+                    with self._database:
+                        self._database.executemany(f"delete from manifests where {_KEY}", gone)
+                        self._database.executemany(f"delete from seen where {_KEY}", gone)
+                except sqlite3.Error:  # full, locked, damaged: it is found out, and told, when it is written
+                    return
+            if not gone:
+                return
+            self._closing.wait(_PRUNE_PAUSE)
 
     def put(self, key: StatKey, manifest: Manifest, kept: bool = False) -> None:
         """Remember ``manifest`` for the file; ``kept``: it is the one it came with."""
@@ -215,6 +278,7 @@ class ManifestCache:
                 " file_id = excluded.file_id, hashes = excluded.hashes",
                 rows,
             )
+            self._note_seen({key for key, _ in self._unsaved})
         self._unsaved.clear()
         self._unsaved_kept.clear()
         self._problem = None
@@ -248,7 +312,8 @@ class ManifestCache:
             database.execute("pragma synchronous = normal")
             if database.execute("pragma user_version").fetchone()[0] not in (0, _VERSION):
                 raise sqlite3.DatabaseError("the database is of another version")
-            database.execute(_SCHEMA)
+            for statement in (_SCHEMA, _SEEN, _SEEN_BY_DAY):
+                database.execute(statement)
             database.execute(f"pragma user_version = {_VERSION}")
             database.execute("select piece_size, kept, file_id, hashes from manifests limit 1").fetchall()
         except sqlite3.Error:
@@ -258,6 +323,8 @@ class ManifestCache:
 
     def _replace(self) -> None:
         """Start anew in place of a database that was damaged while it was open."""
+        if self._closing.is_set():
+            return  # it is not damaged: a thread that was not waited for uses it still
         self._database.close()
         self._move_aside()
         self._database = self._open()

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -276,12 +277,21 @@ class ShareIndex:
                     self._catalog.remove(change.rel)
                     self._adopted.pop(change.rel, None)
             if update.state is not None:
+                first = update.state.scanned and not self._state.scanned
                 self._state = update.state
+                if first:  # all that is there was looked up just now
+                    ensureDeferred(self._prune())
                 if update.state.waiting and self._tick is None:
                     self._tick = self._clock.callLater(_TICK, self._settle)
             self._feed()
         finally:
             self._credit.release()
+
+    async def _prune(self) -> None:
+        try:
+            await self._in_thread(self._cache.prune)
+        except Exception:
+            self._log.failure("pruning the cache of hashes")
 
     def _is_adopted(self, rel: bytes) -> bool:
         """Whether a file that was downloaded is unchanged: it is the daemon that has it open still."""
