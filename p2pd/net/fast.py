@@ -32,6 +32,10 @@ _SCRATCH_VIEW = memoryview(_SCRATCH)
 _TCP_NOTSENT_LOWAT = 25
 _LOWAT = 64 * 1024
 """What lies in the kernel's queue cannot be reconsidered: keep that queue short."""
+WAKE_AT = 512 * 1024
+"""Bytes of a body that are waited for at once: each wake-up costs about as much as 100 KiB do."""
+SHORT_BODY = 64 * 1024
+"""With so little to come of a body, which may come slowly, what there is is read at once."""
 CONNECT_TIMEOUT = 5
 
 
@@ -59,6 +63,10 @@ class FastProtocol(Protocol):
     def body_received(self, count: int) -> None:
         """``count`` bytes were put into the target."""
 
+    @property
+    def body_left(self) -> int:
+        """Bytes of the body that are still to be received; 0: none is coming."""
+
 
 class _Fast(tcp.Connection):
     """The mixin of server and client side. The protocol provides :class:`FastProtocol`."""
@@ -67,6 +75,7 @@ class _Fast(tcp.Connection):
     _slice: FileSlice | None = None
     _header = b""  # what of the slice's header is still to be sent
     _reading_wanted = True
+    _wakes_at = 1
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
 
@@ -173,6 +182,13 @@ class _Fast(tcp.Connection):
 
     def doRead(self) -> Any:
         """Bodies go straight to where they belong, lines through dataReceived."""
+        end = self._read_turn()
+        if not self.disconnected and end is None:
+            # Whatever ended the turn: what wakes us next must not be more than is sure to come.
+            self._wake_at(self.protocol.body_left)
+        return end
+
+    def _read_turn(self) -> Any:
         budget = TURN
         protocol = self.protocol
         while budget > 0 and self._reading_wanted and not self.disconnected:
@@ -189,6 +205,17 @@ class _Fast(tcp.Connection):
             if count < (len(into) if target is not None else 1024):
                 return None  # nothing more waits, nor is it likely to
         return None
+
+    def _wake_at(self, left: int) -> None:
+        least = min(left, WAKE_AT) if left > SHORT_BODY else 1
+        if least != self._wakes_at:
+            self._wakes_at = least
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+
+    def look_now(self) -> None:
+        """Read what there is, though less than is usually waited for; to be called about once a second."""
+        if self.connected and not self.disconnected:
+            self._wake_at(0)
 
     def _fill(self, into: memoryview, whole: bool) -> tuple[int, Any]:
         """Bytes received into it, as often as it takes if ``whole``; the reason where that was the end."""

@@ -221,6 +221,11 @@ class Conversation(protocol.Protocol):
         self._decoder.body_read(count)
         self._guarded(self.fetching.body_received, count)
 
+    @property
+    def body_left(self) -> int:
+        """Part of :class:`~p2pd.net.fast.FastProtocol`."""
+        return 0 if self._decoder.buffered else self._decoder.body_left
+
     def next_slice(self) -> tuple[bytes, FileSlice] | None:
         """Part of :class:`~p2pd.net.fast.FastProtocol`."""
         if self._closing:
@@ -347,6 +352,7 @@ class Conversation(protocol.Protocol):
         """Look at deadlines; called about once a second."""
         if self.lost:
             return
+        self.transport.look_now()
         if self.other is None and now - self._opened > HELLO_DEADLINE:
             self.fail(ProtocolError(f"no hello within {HELLO_DEADLINE:.0f} s"))
         if self.transport.blocked:
