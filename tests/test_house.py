@@ -12,7 +12,7 @@ MODULES = {
     ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (TOP / "p2pd").rglob("*.py")
 }
-LEVEL_ONE = {"errors", "model", "pieces", "portable", "sizes", "status", "text", "threads"}
+LEVEL_ONE = {"errors", "memory", "model", "pieces", "portable", "sizes", "status", "text", "threads"}
 PURE = (
     "p2pd.wire",
     "p2pd.fetch",

@@ -10,6 +10,7 @@ absent) is Twisted's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Any, Protocol
@@ -83,6 +84,10 @@ class _Fast(tcp.Connection):
         """Set the socket's options; called by the protocol when it is connected."""
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _LOWAT)
+        if self.socket.getsockname()[0] == self.socket.getpeername()[0]:
+            # On one machine nothing is congested, and BBR's timers take as long as the copying.
+            with contextlib.suppress(OSError):
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
     def slices_ready(self) -> None:
         """The protocol has something for :meth:`FastProtocol.next_slice`."""
@@ -143,8 +148,9 @@ class _Fast(tcp.Connection):
                 self._header = self._header[sent:]
                 continue
             piece = self._slice
+            asked = min(piece.left, budget)
             try:
-                sent = os.sendfile(self.fileno(), piece.fd, piece.offset, min(piece.left, budget))
+                sent = os.sendfile(self.fileno(), piece.fd, piece.offset, asked)
             except (BlockingIOError, InterruptedError):
                 self.startWriting()
                 return None
@@ -160,7 +166,8 @@ class _Fast(tcp.Connection):
             budget -= sent
             if not piece.left:
                 self._slice = None
-            if budget <= 0:
+            if budget <= 0 or sent < asked:
+                # The turn is over, or the socket full: asking again would only be told so.
                 self.startWriting()
                 return None
 
@@ -230,8 +237,8 @@ class _Fast(tcp.Connection):
             if not count:
                 return got, main.CONNECTION_DONE
             got += count
-            if not whole:
-                break
+            if not whole or count < WAKE_AT:
+                break  # what comes next is better waited for
         return got, None
 
 

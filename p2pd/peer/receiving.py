@@ -13,6 +13,7 @@ import blake3
 
 from p2pd.errors import ProtocolError
 from p2pd.fetch.picker import Run
+from p2pd.memory import pages
 from p2pd.model import Manifest
 from p2pd.wire.messages import Data
 
@@ -24,7 +25,7 @@ class Buffer:
     """Memory of a pool, to which it goes back when the last who uses it drops it."""
 
     def __init__(self, pool: BufferPool, size: int) -> None:
-        self.view = memoryview(bytearray(size))
+        self.view = pages(size)
         self._pool = pool
         self._users = 0
 
@@ -141,7 +142,8 @@ class RangeSink:
 
     def flush(self) -> None:
         """Give whole pieces away to be written, though there is room for more of them."""
-        self._give(self._piece_from)
+        if self._buffer is not None:
+            self._give(self._buffer, self._piece_from)
 
     def target(self) -> memoryview:
         """Where the next bytes belong: not empty while the range is not finished."""
@@ -185,26 +187,25 @@ class RangeSink:
         if accepted:
             self._ready.append(piece)
         else:
-            self._give(self._piece_from)
+            self._give(buffer, self._piece_from)
             self._unwritten = self._filled
         self._piece_from = self._filled
         room = len(buffer.view) - self._filled
         if self.finished or room < min(self._piece_left, len(buffer.view)):
             self._turn_page(self._filled)
         elif self._listener.sink_eager(self):
-            self._give(self._filled)
+            self._give(buffer, self._filled)
 
     def _turn_page(self, end: int) -> None:
         """Give away what is in the buffer before ``end``; what comes next goes into another."""
         if self._buffer is not None:
-            self._give(end)
-            self._buffer.drop()
-            self._buffer = None
+            buffer, self._buffer = self._buffer, None
+            self._give(buffer, end)
+            buffer.drop()
 
-    def _give(self, end: int) -> None:
-        if self._buffer is None or end <= self._unwritten:
+    def _give(self, buffer: Buffer, end: int) -> None:
+        if end <= self._unwritten:
             return
         start, self._unwritten = self._unwritten, end
         pieces, self._ready = tuple(self._ready), []
-        self._buffer.hold()
-        self._listener.sink_write(self._base + start, self._buffer.view[start:end], pieces, self._buffer.drop)
+        self._listener.sink_write(self._base + start, buffer.view[start:end], pieces, buffer.hold().drop)

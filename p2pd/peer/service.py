@@ -100,7 +100,7 @@ class PeerService(service.Service):
         self.activity = Activity(config.run_time.activity)
         self.config_problem = ""
         self.pool = BufferPool()
-        self.writer = Writer(reactor.callFromThread)
+        self.writer = Writer(reactor.callFromThread, reactor.callLater)
         self.budgets = Budgets()
         self.label = config.name or ""
         self.ban_seconds = config.run_time.ban

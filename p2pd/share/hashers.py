@@ -12,6 +12,7 @@ from collections.abc import Callable
 import attrs
 
 from p2pd.errors import ChangedError, P2PError
+from p2pd.memory import pages
 from p2pd.model import Manifest
 from p2pd.share.cache import ManifestCache
 from p2pd.share.hashing import STEP, Cancelled, HashRun, StatKey
@@ -102,7 +103,7 @@ class HashPool:
 
     def _serve(self) -> None:
         """An urgent worker's life."""
-        buffer = bytearray(STEP)
+        buffer = pages(STEP)
         while True:
             with self._ready:
                 while not self._urgent and not self._stopping:
@@ -120,7 +121,7 @@ class HashPool:
         """The background worker's life."""
         # Not niced: where the machine is busy, a thread that waits for the processor while it holds
         # the interpreter's lock holds up the reactor (0.6 s were seen).
-        buffer = bytearray(STEP)
+        buffer = pages(STEP)
         ended: list[HashJob] = []
         since = time.monotonic()
         while True:
@@ -147,7 +148,7 @@ class HashPool:
             else:
                 ended.append(job)
 
-    def _advance(self, job: HashJob, buffer: bytearray, steps: int) -> bool:
+    def _advance(self, job: HashJob, buffer: bytearray | memoryview, steps: int) -> bool:
         """Hash up to ``steps`` steps; True when the job has its result."""
         try:
             fd = self._root.open_file(job.rel)

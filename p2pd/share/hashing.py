@@ -9,6 +9,7 @@ import attrs
 import blake3
 
 from p2pd.errors import ChangedError
+from p2pd.memory import pages
 from p2pd.model import Manifest, check_dimensions
 from p2pd.pieces import MAX_PIECES, MIN_PIECE, default_piece_size, piece_count
 from p2pd.share.paths import storage_error
@@ -84,7 +85,7 @@ class HashRun:
         """True when every byte was hashed."""
         return self.done == self.size
 
-    def step(self, fd: int, buffer: bytearray) -> None:
+    def step(self, fd: int, buffer: bytearray | memoryview) -> None:
         """Hash up to ``len(buffer)`` bytes more; ChangedError where the file ends early."""
         wanted = min(len(buffer), self.size - self.done)
         if self.piece_size <= wanted < self.size - self.done:
@@ -130,7 +131,7 @@ def hash_file(
     where a file of this size cannot have such pieces. What is beyond ``size`` is not looked at.
     """
     run = HashRun(size, piece_size)
-    buffer = bytearray(min(STEP, size))
+    buffer = pages(min(STEP, size))
     while not run.finished:
         if cancelled():
             raise Cancelled

@@ -11,6 +11,7 @@ from typing import Protocol
 import blake3
 
 from p2pd.errors import StorageError
+from p2pd.memory import pages
 from p2pd.model import Manifest
 from p2pd.pieces import Bitfield
 from p2pd.share.hashing import STEP, Cancelled
@@ -73,7 +74,7 @@ class PartialFile:
         A piece that cannot be read, or is not all there, is not held.
         """
         good = Bitfield(self.manifest.count)
-        buffer = memoryview(bytearray(min(STEP, self.manifest.piece_size)))
+        buffer = pages(min(STEP, self.manifest.piece_size))
         for piece in held:
             hasher = blake3.blake3()
             at = piece * self.manifest.piece_size
@@ -96,7 +97,7 @@ class PartialFile:
     def digest(self, algorithm: str = "sha256", cancelled: Callable[[], bool] = lambda: False) -> str:
         """Hex digest of the whole file, by hashlib's name; StorageError, hashing.Cancelled."""
         hasher = hashlib.new(algorithm)
-        buffer = memoryview(bytearray(min(STEP, max(self.manifest.size, 1))))
+        buffer = pages(min(STEP, max(self.manifest.size, 1)))
         at = 0
         while at < self.manifest.size:
             if cancelled():

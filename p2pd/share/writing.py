@@ -1,7 +1,7 @@
 """Writes behind the reactor's back, on a thread of their own.
 
-A write into the page cache costs as much as receiving the bytes, and one that
-has to wait for the disk would stop everything else. What waits meanwhile is
+A write into the page cache costs as much as receiving and hashing the bytes, and
+one that has to wait for the disk would stop everything else. What waits meanwhile is
 written together where it is neighbouring.
 """
 
@@ -27,6 +27,9 @@ log = Logger("p2pd.share")
 
 MOST_AT_ONCE = 64
 """Pieces of memory in one call; the system takes 1024."""
+HAND_OVER = 2 * 1024 * 1024
+"""Bytes with which the thread begins at once; less of them wait for the end of the reactor's turn. Each
+time the thread is woken, and each time it asks for the interpreter, costs as much as writing 100 KiB."""
 
 Done = Callable[[StorageError | None], None]
 
@@ -67,10 +70,13 @@ class Writer:
     Of two writes to the same offset the later one is done later.
     """
 
-    def __init__(self, from_thread: Callable[..., object]) -> None:
-        """``from_thread`` calls a function on the reactor thread, soon."""
+    def __init__(self, from_thread: Callable[..., object], later: Callable[..., object]) -> None:
+        """``from_thread(f)`` calls ``f`` on the reactor thread; ``later(0, f)`` after this turn of it."""
         self._from_thread = from_thread
-        self._queue: queue.SimpleQueue[_Write | _Other | None] = queue.SimpleQueue()
+        self._later = later
+        self._gathered: list[_Write | _Other] = []
+        self._gathered_bytes = 0
+        self._queue: queue.SimpleQueue[list[_Write | _Other] | None] = queue.SimpleQueue()
         self._ended: deque[tuple[Sequence[_Write | _Other], StorageError | None]] = deque()
         self._telling = False
         self._thread: threading.Thread | None = None
@@ -93,6 +99,7 @@ class Writer:
     def write(self, target: Target, offset: int, view: memoryview, done: Done) -> None:
         """Write ``view`` at ``offset``; ``done`` gets the StorageError, and then ``view`` is free again."""
         self._bytes += len(view)
+        self._gathered_bytes += len(view)
         self._put(_Write(target, offset, view, done))
 
     def after(self, work: Callable[[], None]) -> None:
@@ -103,11 +110,21 @@ class Writer:
             self._put(_Other(work))
 
     def _put(self, item: _Write | _Other) -> None:
+        self._count += 1
+        self._gathered.append(item)
+        if self._gathered_bytes >= HAND_OVER:
+            self._hand_over()
+        elif len(self._gathered) == 1:
+            self._later(0, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if not self._gathered:
+            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="writer")
             self._thread.start()
-        self._count += 1
-        self._queue.put(item)
+        self._queue.put(self._gathered)
+        self._gathered, self._gathered_bytes = [], 0
 
     def when_idle(self, call: Callable[[], None]) -> None:
         """Call once nothing waits any more; only where it is not :attr:`idle`. Twice the same is once."""
@@ -122,6 +139,7 @@ class Writer:
     def stop(self) -> Deferred[None]:
         """Fires when everything is written and the thread has ended."""
         drained: Deferred[None] = Deferred()
+        self._hand_over()
         if self._thread is None:
             drained.callback(None)
         else:
@@ -132,16 +150,17 @@ class Writer:
     def _run(self) -> None:
         going_on = True
         while going_on:
-            items = [self._queue.get()]
+            parts = [self._queue.get()]
             with contextlib.suppress(queue.Empty):
                 while True:
-                    items.append(self._queue.get_nowait())
-            going_on = None not in items
-            for batch in _batches(item for item in items if item is not None):
+                    parts.append(self._queue.get_nowait())
+            going_on = None not in parts
+            batch: Sequence[_Write | _Other] = ()
+            for batch in _batches(item for part in parts if part is not None for item in part):
                 self._ended.append((batch, _do(batch)))
                 self._tell()
                 del batch  # its memory belongs to the reactor thread again
-            del items
+            del parts
         self._from_thread(self._joined)
 
     def _tell(self) -> None:

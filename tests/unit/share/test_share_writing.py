@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from p2pd.errors import StorageError
-from p2pd.share.writing import LIMIT, MOST_AT_ONCE, Writer
+from p2pd.share.writing import HAND_OVER, LIMIT, MOST_AT_ONCE, Writer
 
 
 class Reactor:
@@ -19,6 +19,10 @@ class Reactor:
         self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def from_thread(self, call: Callable[[], None]) -> None:
+        self.calls.put(call)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        assert seconds == 0
         self.calls.put(call)
 
     def until(self, true: Callable[[], bool]) -> None:
@@ -59,7 +63,7 @@ class File:
 class Fixture:
     def __init__(self) -> None:
         self.reactor = Reactor()
-        self.writer = Writer(self.reactor.from_thread)
+        self.writer = Writer(self.reactor.from_thread, self.reactor.later)
         self.gate = threading.Event()
         self.file = File(self.gate)
         self.done: list[tuple[int, str | None]] = []
@@ -73,6 +77,7 @@ class Fixture:
     def begin(self) -> None:
         """A first write, after which the thread waits at the gate: what comes now is taken together."""
         self.write(10**6)
+        self.reactor.until(lambda: self.reactor.calls.empty())
         assert self.file.entered.wait(30)
 
     def finish(self, count: int) -> None:
@@ -187,6 +192,16 @@ def test_what_waits_for_the_disk_to_be_idle_is_called_once_it_is(fixture: Fixtur
     fixture.write(3)
     fixture.reactor.until(lambda: len(fixture.done) == 3)
     assert called == [True]
+
+
+def test_much_is_begun_with_at_once_and_little_at_the_end_of_the_turn(fixture: Fixture) -> None:
+    fixture.gate.set()
+    fixture.write(0, b"little")
+    assert not fixture.file.entered.is_set()
+    fixture.write(6, bytes(HAND_OVER))
+    assert fixture.file.entered.wait(30)
+    fixture.reactor.until(lambda: len(fixture.done) == 2)
+    assert [offset for offset, _ in fixture.file.calls] == [0]
 
 
 def test_stopping_writes_everything_first(fixture: Fixture) -> None:
