@@ -38,6 +38,9 @@ class Memory:
     def slices_ready(self) -> None:
         pass
 
+    def look_now(self) -> None:
+        pass
+
     def getPeer(self) -> IPv4Address:
         return IPv4Address("TCP", "10.0.0.5", 40000)
 
