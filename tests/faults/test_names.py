@@ -214,7 +214,10 @@ def test_a_line_feed_in_a_name_breaks_no_record(host: Host) -> None:
             have = raw.req(name, number)
             assert isinstance(have, m.Have)
             assert raw.fetch(have, 0, 8) == files[name]
-        raw.send(m.Error("protocol", "oops\n2020-01-01T00:00:00+0000 [-] forged"))
+        # No peer of ours would: `error` has one line.
+        raw.send(
+            rb'error {"code": "protocol", "message": "oops\n2020-01-01T00:00:00+0000 [-] forged"}' + b"\n"
+        )
         raw.expect_end()
     holder.console.wait(r"sent piece 0 of two\\x0alines to raw")
     # Asked for from here: names that a line can hold.
