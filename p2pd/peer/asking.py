@@ -21,7 +21,7 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 """Seconds between tries to reach a peer: growing and jittered, as for the manager's."""
 FIRST_GONE = 1.0
-LONGEST_GONE = 60.0
+LONGEST_GONE = 10.0
 """Seconds until a peer that took its offer back is asked anew, if it does not offer by itself: what
 kept it from serving (no descriptors, a bad sector) may be over."""
 
