@@ -79,7 +79,7 @@ class Answering:
         self._piece_sizes: set[int] = set()
         self._hashing = 0
         self._tasks: set[Deferred[None]] = set()
-        self._answers: dict[int, Deferred[None]] = {}
+        self._answers: dict[int, m.Req] = {}
         self._ended = False
         shop.index.subscribe(self._changed)
 
@@ -136,7 +136,9 @@ class Answering:
                 self._start_answer(self._standing[number])
 
     def _start_answer(self, req: m.Req) -> None:
-        self._answers[req.req] = self.spawn(self._answer(req))
+        # Noted before it begins: what is known already is answered at once.
+        self._answers[req.req] = req
+        self.spawn(self._answer(req))
 
     def spawn(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
         """Work that counts as an answer under way."""
@@ -173,13 +175,14 @@ class Answering:
             while True:
                 self._asked_again.discard(req.req)
                 answer = await self._find(req)
-                if self._ended or req.req not in self._standing:
+                if self._ended or self._standing.get(req.req) is not req:
                     return
                 if req.req not in self._asked_again:
                     self._link.send(answer)
                     return
         finally:
-            self._answers.pop(req.req, None)
+            if self._answers.get(req.req) is req:
+                del self._answers[req.req]
 
     async def _find(self, req: m.Req) -> m.Message:
         index = self._shop.index
@@ -199,7 +202,7 @@ class Answering:
         while not result and not failed:
             # Hashing a large file takes a while: say so, so that the asker waits.
             progress = index.hashing_progress(req.name) or (0, entry.key.size)
-            if self._ended or req.req not in self._standing:
+            if self._ended or self._standing.get(req.req) is not req:
                 hashed.cancel()
                 return not_have
             self._link.send(m.Hashing(req.req, *progress))

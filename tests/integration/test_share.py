@@ -118,3 +118,20 @@ def test_a_holder_is_not_made_to_hash_at_every_piece_size(host: Host) -> None:
             sizes.append(have.piece_size)
             raw.send(m.Withdraw(number))
     assert sizes == [*range(2001, 2009), *[65536] * 12]
+
+
+def test_a_req_that_was_answered_at_once_still_stands(host: Host) -> None:
+    """What a holder knows by heart it answers without waiting for anything; later changes count no less."""
+    holder = host.peer("holder", files={"f": CONTENT})
+    assert holder.share is not None
+    with Raw(holder.port) as raw:
+        raw.hello()
+        numbers = range(1, 4)
+        for number in numbers:
+            assert isinstance(raw.req("f", number), m.Have)
+        for new in os.urandom(100_000), os.urandom(300_000):
+            write_file(holder.share / "f", new)
+            told: dict[int, int] = {}
+            while told != dict.fromkeys(numbers, len(new)):  # `have` of what was before may come first
+                have = raw.expect(m.Have)
+                told[have.req] = have.size
