@@ -33,8 +33,12 @@ _SCRATCH_VIEW = memoryview(_SCRATCH)
 _TCP_NOTSENT_LOWAT = 25
 _LOWAT = 64 * 1024
 """What lies in the kernel's queue cannot be reconsidered: keep that queue short."""
-WAKE_AT = 512 * 1024
+WAKE_AT = 2 * 1024 * 1024
 """Bytes of a body that are waited for at once: each wake-up costs about as much as 100 KiB do."""
+_READ = 256 * 1024
+"""Bytes received by one call: while it copies, what the other side sends has to wait in a backlog."""
+_WINDOW = 12 * 1024 * 1024
+"""Bytes that another process of this machine may have sent ahead: it sends more at a time, then."""
 SHORT_BODY = 64 * 1024
 """With so little to come of a body, which may come slowly, what there is is read at once."""
 CONNECT_TIMEOUT = 5
@@ -88,6 +92,9 @@ class _Fast(tcp.Connection):
             # On one machine nothing is congested, and BBR's timers take as long as the copying.
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+            # Waiting for so much makes the kernel's buffer that large, and it stays so.
+            for least in _WINDOW, 1:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def slices_ready(self) -> None:
         """The protocol has something for :meth:`FastProtocol.next_slice`."""
@@ -201,7 +208,7 @@ class _Fast(tcp.Connection):
         while budget > 0 and self._reading_wanted and not self.disconnected:
             target = protocol.body_target()
             into = target if target is not None else _SCRATCH_VIEW
-            count, end = self._fill(into, whole=target is not None)
+            count, end = self._fill(into)
             budget -= count
             if count and target is not None:
                 protocol.body_received(count)
@@ -224,12 +231,13 @@ class _Fast(tcp.Connection):
         if self.connected and not self.disconnected:
             self._wake_at(0)
 
-    def _fill(self, into: memoryview, whole: bool) -> tuple[int, Any]:
-        """Bytes received into it, as often as it takes if ``whole``; the reason where that was the end."""
+    def _fill(self, into: memoryview) -> tuple[int, Any]:
+        """Bytes received into it, as long as there are some; the reason where that was the end."""
         got = 0
         while got < len(into):
+            step = into[got : got + _READ]
             try:
-                count = self.socket.recv_into(into[got:] if got else into)
+                count = self.socket.recv_into(step)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
@@ -237,7 +245,7 @@ class _Fast(tcp.Connection):
             if not count:
                 return got, main.CONNECTION_DONE
             got += count
-            if not whole or count < WAKE_AT:
+            if count < len(step):
                 break  # what comes next is better waited for
         return got, None
 

@@ -33,7 +33,7 @@ MAX_FILES = 64
 """Files that are open for one conversation; further ones wait."""
 MAX_WAITING = 4096
 LEAST_FRAME = 64 * 1024
-FRAME_SECONDS = 0.008
+FRAME_SECONDS = 0.02
 """A frame is as long as what goes out in this time: messages wait behind it."""
 READ_AHEAD = 16 * 1024 * 1024
 """Bytes to have read from a cold disk while what comes before is sent."""
