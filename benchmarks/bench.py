@@ -61,9 +61,16 @@ def _commit() -> str:
     git = shutil.which("git")
     if git is None or not (TOP / ".git").exists():
         return ""
-    words = [git, "-C", str(TOP), "describe", "--always", "--dirty", "--match=v*"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return f" ({done.stdout.strip()})" if done.returncode == 0 else ""
+
+    def asked(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([git, "-C", str(TOP), *words], capture_output=True, text=True, check=False)
+
+    done = asked("describe", "--always", "--match=v*")
+    if done.returncode:
+        return ""
+    # What an earlier run has published changes nothing that is measured.
+    changed = asked("diff", "--quiet", "HEAD", "--", ".", ":!docs").returncode
+    return f" ({done.stdout.strip()}{'-dirty' if changed else ''})"
 
 
 def _listed(text: str, known: Sequence[str]) -> list[str]:

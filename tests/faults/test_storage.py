@@ -21,6 +21,7 @@ import pytest
 from p2pd.pieces import Bitfield, format_runs, parse_runs
 from p2pd.share.job import dump_job, parse_job
 from tests.rig import Daemon, FalsePeer, Flaws, Host, Oracle
+from tests.rig.behind import behind_proxy
 from tests.rig.host import Result, wait_until, write_file
 
 PIECE = 65536
@@ -608,6 +609,31 @@ def test_links_and_folders_in_the_way_are_neither_followed_nor_overwritten(host:
     assert not (share / "link").is_symlink()
     assert (share / "link").read_bytes() == content
     wait_until(lambda: not part_files(share), "nothing is left behind")
+    oracle.check()
+
+
+@pytest.mark.fault(57)
+def test_a_link_that_is_put_in_the_way_meanwhile_is_not_followed(host: Host) -> None:
+    """What counts is not what stood there before, but when the file gets its name."""
+    content = os.urandom(1_000_000)
+    manager = host.manager()
+    _, proxy = behind_proxy(host, manager, "h", files={"sub/f": content, "f": content}, rate=400_000)
+    peer = host.peer("rx", manager=manager)
+    peer.wait_peers(1)
+    share = peer.share
+    assert share is not None
+    oracle = Oracle(host, [peer])
+    for name, way in (("sub/f", "sub"), ("f", "f")):
+        proxy.toxics.rate, last = 400_000, {}
+        for event in peer.events(f"req {name}"):
+            last = event
+            if event["event"] == "progress" and event["bytes"] and not (share / way).is_symlink():
+                (share / way).symlink_to(oracle.canary if way == "sub" else oracle.canary / "new")
+                proxy.toxics.rate = None
+        assert (share / way).is_symlink(), name
+        assert (last["event"], last["code"]) == ("failed", "conflict"), name
+    assert not (oracle.canary / "f").exists()
+    assert not (oracle.canary / "new").exists()
     oracle.check()
 
 
