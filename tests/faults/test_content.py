@@ -219,6 +219,7 @@ def test_all_sources_are_corrupt(net: Net, case: str, flaws: Flaws) -> None:
     assert not (net.rx.share / name).exists()
     (listed,) = [item for item in net.rx.ask("transfers").items if item["name"] == name]
     assert listed["state"] == "waiting"
+    assert {each["name"] for each in listed["banned"]} == {f"{case} {number}" for number in (1, 2)}
     net.rx.ask(f"cancel {listed['id']}").done  # noqa: B018
     for peer in bad:
         assert peer.lists <= 1, "it was asked again"
