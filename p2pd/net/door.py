@@ -53,6 +53,8 @@ class Door:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.turned_away = 0
+        """How often somebody heard that he may not come in."""
         self._inside: Counter[str] = Counter()
         self._pending: Counter[str] = Counter()
         self._inside_all = self._pending_all = 0
@@ -65,7 +67,11 @@ class Door:
 
         ``listening`` False: nobody can introduce himself yet, so those who wait are not counted.
         """
-        address = _counted_as(host)
+        why = self._why_not(_counted_as(host), listening)
+        self.turned_away += why is not None
+        return why
+
+    def _why_not(self, address: str, listening: bool) -> str | None:
         if self._inside_all >= self.limit:
             return f"full ({self.limit} connections)"
         if address and self._inside[address] >= share(self.limit):

@@ -13,25 +13,48 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime
 
 from p2pd.errors import P2PError, UsageError
 from p2pd.net.addresses import canonical_host, is_loopback, is_wildcard, listen_hosts, parse_port
+from p2pd.net.door import Door
 
 BACKLOG = 1024
 """Waiting connections; the kernel takes the smaller one of this and net.core.somaxconn."""
 ACCEPTS = 16
 """Connections accepted in one turn of the reactor."""
+REFUSALS = 32
+REST = 0.1
+"""After so many refusals nobody is let in for so many seconds: who is inside must not suffer."""
 _PREFIXES = ("tcp", "tcp6", "systemd")
 _TRIES = 16
 
 
 class Port(tcp.Port):
-    """A listening port that accepts few connections at a time: what those say is read before more come."""
+    """A listening port that accepts few connections at a time: what those say is read before more come.
+
+    Where its factory has a ``door`` (:class:`~p2pd.net.door.Door`), newcomers wait in the kernel's
+    queue while very many are turned away, which takes about as long as taking them in.
+    """
+
+    _refused = 0
 
     def doRead(self) -> None:
         self.numberAccepts = min(self.numberAccepts, ACCEPTS)
+        door: Door | None = getattr(self.factory, "door", None)
+        before = door.turned_away if door is not None else 0
         super().doRead()  # type: ignore[no-untyped-call]
+        if door is None:
+            return
+        self._refused += door.turned_away - before
+        if self._refused >= REFUSALS:
+            self._refused = 0
+            self.stopReading()  # type: ignore[no-untyped-call]
+            cast(IReactorTime, self.reactor).callLater(REST, self._read_on)
+
+    def _read_on(self) -> None:
+        if self.connected:
+            self.startReading()  # type: ignore[no-untyped-call]
 
 
 @attrs.frozen

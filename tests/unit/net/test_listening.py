@@ -5,10 +5,12 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet import tcp
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
 
 from p2pd.errors import P2PError, UsageError
 from p2pd.net.addresses import listen_hosts
-from p2pd.net.listening import Listener, Listening, check_port_option
+from p2pd.net.door import Door
+from p2pd.net.listening import REFUSALS, REST, Listener, Listening, Port, check_port_option
 
 
 class MyPort(tcp.Port):
@@ -79,3 +81,29 @@ async def test_bad_endpoints_are_one_sentence(option: str) -> None:
 def test_reach() -> None:
     assert "this machine only" in Listening(1, ("127.0.0.1", "::1")).reach
     assert "every machine" in Listening(1, ("0.0.0.0",)).reach
+
+
+@pytest.mark.fault(17)
+def test_after_many_refusals_those_who_are_inside_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, door, factory = Clock(), Door(1), Factory()
+    factory.door = door  # type: ignore[attr-defined]
+    port = Port(0, factory, reactor=clock)
+    port.numberAccepts = 1
+    reading: list[bool] = []
+    monkeypatch.setattr(port, "stopReading", lambda: reading.append(False))
+    monkeypatch.setattr(port, "startReading", lambda: reading.append(True))
+    monkeypatch.setattr(tcp.Port, "doRead", lambda _: door.refusal("10.0.0.1"))
+    port.connected = True
+    assert door.enter("10.0.0.1")
+    for _ in range(REFUSALS - 1):
+        port.doRead()
+    assert reading == []
+    port.doRead()
+    assert reading == [False]
+    clock.advance(REST)
+    assert reading == [False, True]
+    for _ in range(REFUSALS):
+        port.doRead()
+    port.connected = False  # it was closed meanwhile
+    clock.advance(REST)
+    assert reading == [False, True, False]
