@@ -22,6 +22,8 @@ STALL = 5.0
 """A source that was given a request and sends nothing for this long loses it."""
 GRANTS = 3
 """Grants kept open at a source: one being served, one named behind it, one on its way."""
+MOST_GETS = 2 * GRANTS
+"""Grants of one source that are used at once, though it gives more: each may hold memory."""
 FIRST_RUN = 1024 * 1024
 """Bytes asked for at once before a source's rate is known."""
 RUN_SECONDS = 0.1
@@ -177,7 +179,7 @@ class Transfer:
                 self._driver.cancel(source.key, get.grant)
                 self._release(source, get)
             if not source.idle:
-                source.idle = True
+                source.idle, source.stalled = True, False
                 self._driver.want(source.key, 0)
 
     def resume(self, now: float) -> None:
@@ -197,7 +199,7 @@ class Transfer:
             source.stalled = source.idle = False  # it speaks again, and its `want` still stands there
         if source is None or self.paused or source.idle:
             return False
-        if source.careful and source.gets:
+        if (source.careful and source.gets) or len(source.gets) >= MOST_GETS:
             source.idle = True
             return False
         run = self._picker.take(key, self._run_length(source, limit))
@@ -257,13 +259,13 @@ class Transfer:
             return False
         get.pending.discard(piece)
         self._forget(piece, source, get)
-        self._take_away(piece)  # endgame: whoever was second is told to stop
-        if not get.pending:
-            del source.gets[grant]
         new = piece not in self.held and piece not in self._writing
         if new:
             self._writing[piece] = source
             source.writing += 1
+        self._take_away(piece)  # endgame: whoever was second is told to stop
+        if not get.pending:
+            del source.gets[grant]
         if source.careful:
             source.careful = False
             self._driver.trust(key)
@@ -337,7 +339,7 @@ class Transfer:
         source.gets.pop(get.grant, None)
         for piece in get.pending:
             self._forget(piece, source, get)
-            if piece not in self._asked:
+            if piece not in self._asked and piece not in self._writing:
                 self._picker.give_back(piece)
         get.pending.clear()
 
@@ -353,7 +355,9 @@ class Transfer:
         if self.paused or self.done:
             return
         for source in list(self.sources.values()):
-            if source.idle and not source.stalled and not (source.careful and source.gets):
+            if len(source.gets) >= MOST_GETS or (source.careful and source.gets):
+                continue
+            if source.idle and not source.stalled:
                 could = self._picker.could_help(source.key) or self._slowest_piece(source, now) is not None
                 if could:
                     source.idle = False

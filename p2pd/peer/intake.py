@@ -73,6 +73,8 @@ class Intake:
         self._writer = writer
         self.transfer = Transfer(manifest.size, manifest.piece_size, held, self)
         self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
+        self._spoiled: set[int] = set()
+        """Pieces of which some step could not be written since they were asked for."""
         self._left: list[tuple[Source, PeerInfo]] = []
         """Those who brought something and are not reached any more."""
 
@@ -138,6 +140,7 @@ class Intake:
             whole=duplicate,
         )  # fmt: skip
         self._note("asked for", run, info)
+        self._spoiled.difference_update(run)
         reached.get(sink, self)
 
     def cancel(self, source: SourceKey, grant: int) -> None:
@@ -201,13 +204,19 @@ class Intake:
     ) -> None:  # fmt: skip
         """Write behind; with too much waiting, that source is not read for a while."""
 
+        size = self.manifest.piece_size
+        touched = range(offset // size, (offset + len(data) - 1) // size + 1)
+
         def written(error: StorageError | None) -> None:
             release()
+            if error is not None:
+                # Of a long piece this may be one step, and its last one may be written all the same.
+                self._spoiled.update(touched)
             for piece in pieces:
-                if error is None:
-                    self.transfer.piece_written(piece)
-                else:
+                if piece in self._spoiled:
                     self.transfer.piece_lost(piece, self._now())
+                else:
+                    self.transfer.piece_written(piece)
             if error is not None:
                 self._owner.storage_failed(error)
             elif self.transfer.done:

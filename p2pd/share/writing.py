@@ -12,6 +12,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import attrs
@@ -212,7 +213,10 @@ def _batches(items: Iterable[_Write | _Other]) -> Iterator[Sequence[_Write | _Ot
 
 def _neighbours(writes: list[_Write]) -> Iterator[list[_Write]]:
     batch: list[_Write] = []
-    for write in sorted(writes, key=lambda write: (id(write.target), write.offset)):
+    ordered = sorted(writes, key=lambda write: (id(write.target), write.offset))
+    if any(a.target is b.target and a.offset + len(a.view) > b.offset for a, b in pairwise(ordered)):
+        ordered = writes  # of two that overlap, the later one has to win
+    for write in ordered:
         if batch:
             last = batch[-1]
             follows = write.target is last.target and write.offset == last.offset + len(last.view)

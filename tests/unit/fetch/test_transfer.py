@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pd.fetch.picker import Picker, Run, SourceKey
-from p2pd.fetch.transfer import GRANTS, STALL, Source, Transfer
+from p2pd.fetch.transfer import GRANTS, MOST_GETS, STALL, Source, Transfer
 from p2pd.pieces import Bitfield
 
 PIECE = 100
@@ -484,3 +484,46 @@ def test_a_careful_source_that_hangs_loses_its_piece_to_another() -> None:
         taken += run
     assert first is not None
     assert set(first) <= set(taken)
+
+
+def test_a_source_that_gave_nothing_is_asked_again_after_a_pause() -> None:
+    transfer, wire = make(10)
+    transfer.add_source("a", "a", None, 0.0)
+    transfer.tick(STALL + 1)  # no grant came: it counts as none, and was told `want` again
+    assert transfer.sources["a"].stalled
+    transfer.pause()
+    assert wire.wants["a"] == 0
+    transfer.resume(10.0)
+    assert wire.wants["a"] == GRANTS
+    assert wire.grant(transfer, "a", 10.0) is not None
+
+
+def test_no_more_than_a_few_of_its_grants_are_used_at_once() -> None:
+    transfer, wire = make(1000)
+    transfer.add_source("a", "a", None, 0.0)
+    given = [wire.grant(transfer, "a", 0.0, PIECE) for _ in range(100)]
+    assert [run is not None for run in given] == [True] * MOST_GETS + [False] * (100 - MOST_GETS)
+    transfer.tick(0.25)
+    assert wire.wants["a"] == 0
+    wire.deliver(transfer, "a", 0.3)
+    transfer.tick(0.5)
+    assert wire.wants["a"] == GRANTS
+    assert wire.grant(transfer, "a", 0.5, PIECE) is not None
+
+
+def test_a_piece_that_is_being_written_is_not_asked_for_again() -> None:
+    transfer, wire = make(2)
+    transfer.add_source("slow", "a", None, 0.0)
+    transfer.add_source("fast", "b", None, 0.0)
+    wire.grant(transfer, "slow", 0.0, PIECE)
+    wire.grant(transfer, "fast", 0.0, PIECE)
+    wire.deliver(transfer, "fast", 0.1)
+    transfer.tick(3.0)
+    assert wire.grant(transfer, "fast", 3.0) == Run(0, 1)
+    ((_, grant),) = [key for key in wire.gets if key[0] == "fast"]
+    assert transfer.piece_arrived("fast", grant, 0, True, 3.1)  # right, and not yet in the file
+    assert ("slow", 1) in wire.cancelled
+    transfer.ended("slow", 1, 3.1)
+    assert wire.grant(transfer, "slow", 3.1) is None
+    transfer.piece_lost(0, 3.2)
+    assert wire.grant(transfer, "slow", 3.2) == Run(0, 1)

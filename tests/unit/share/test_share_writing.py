@@ -209,3 +209,16 @@ def test_stopping_writes_everything_first(fixture: Fixture) -> None:
         fixture.write(2 * offset)
     fixture.stop()
     assert sorted(offset for offset, _ in fixture.done) == list(range(0, 40, 2))
+
+
+def test_of_two_that_overlap_the_later_one_wins(fixture: Fixture) -> None:
+    fixture.begin()
+    fixture.write(5, b"unverified step")
+    fixture.write(0, b"the verified piece")
+    fixture.write(30, b"elsewhere")
+    fixture.finish(4)
+    content = bytearray(64)
+    for offset, data in fixture.file.calls[1:]:
+        content[offset : offset + len(data)] = data
+    assert content[:18] == b"the verified piece"
+    assert content[30:39] == b"elsewhere"
