@@ -129,10 +129,11 @@ class Offers:
     def _longest_hashing(self) -> float:
         """Seconds that hashing may take of a holder who is not to keep a file from its name for ever.
 
-        Where nobody else has offered the file there is nothing to be kept from.
+        Where nobody else has offered the file there is nothing to be kept from. The smallest size
+        counts: a claimed one of exabytes would be as good as for ever.
         """
         sizes = [a.offer.size for a in self._answers.values() if a.offer is not None]
-        return HASHING_GRACE + max(sizes) / HASHING_PACE if sizes else math.inf
+        return HASHING_GRACE + min(sizes) / HASHING_PACE if sizes else math.inf
 
     def by_id(self) -> dict[FileId, list[tuple[PeerId, str, Offer]]]:
         """The standing offers, grouped by content."""

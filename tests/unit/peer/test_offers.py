@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import attrs
+
 from p2pd.model import FileId, Offer, PeerId
 from p2pd.peer.offers import AFTER_FIRST, WITHOUT, Offers
 
@@ -87,3 +89,14 @@ def test_variants_list_every_content_with_its_holders() -> None:
         {"id": TWO.file_id, "size": 10, "holders": ["b", "c"]},
         {"id": ONE.file_id, "size": 10, "holders": ["a"]},
     ]
+
+
+def test_a_claimed_size_of_exabytes_does_not_keep_the_offers_open() -> None:
+    made = offers(A, B, C)
+    made.have(A, ONE, 0.0)
+    made.have(B, attrs.evolve(ONE, size=2**63 - 1, piece_size=2**62), 0.0)
+    now, done = 0.0, 0
+    while not made.closed(now) and now < 1000:
+        now, done = now + 4, done + 1
+        made.hashing(C, done, now)
+    assert now < 100
