@@ -110,8 +110,8 @@ class House:
         self.file = File(2 * PIECE)
         self.errors: list[StorageError] = []
         self.intake = Intake(
-            self, name="f", manifest=manifest, held=Bitfield(2), file=cast(Any, self.file), now=self.clock.seconds,
-            activity=Activity(False), pool=BufferPool(), writer=self.writer,
+            self, name="f", manifest=manifest, held=Bitfield(2), file=cast(Any, self.file),
+            now=self.clock.seconds, activity=Activity(False), pool=BufferPool(), writer=self.writer,
         )  # fmt: skip
 
     def source(self, letter: str) -> Source:
