@@ -80,9 +80,18 @@ class Offers:
         answer.since = None
 
     @property
-    def unreached(self) -> int:
-        """How many could not be reached."""
-        return sum(1 for answer in self._answers.values() if answer.state == "unreachable")
+    def unheard(self) -> str:
+        """Who may have it all the same, for a sentence: " (1 of 3 peers could not be reached)"; or empty."""
+        states = [answer.state for answer in self._answers.values()]
+        silent = states.count("asked") + states.count("hashing")
+        parts = []
+        if states.count("unreachable"):
+            parts.append(f"{states.count('unreachable')} of {len(states)} peers could not be reached")
+        if silent:
+            parts.append(f"{silent} of {len(states)} did not answer in time")
+        if not self.roster_known:
+            parts.append("the manager has not told who is here")
+        return f" ({', '.join(parts)})" if parts else ""
 
     @property
     def refusals(self) -> list[str]:
@@ -92,11 +101,6 @@ class Offers:
     def reopen(self, now: float) -> None:
         """Nobody had it when they closed, and now somebody has: they close anew."""
         self._closed, self._began, self._first = False, now, None
-
-    @property
-    def count(self) -> int:
-        """How many were asked."""
-        return len(self._answers)
 
     @property
     def hashing_somewhere(self) -> bool:

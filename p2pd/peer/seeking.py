@@ -173,9 +173,7 @@ class Seeking:
         elif self._lists is None and not self.bans.any_ever and not self._choosing.made:
             name, groups = escape(self._job.name), self._offers.by_id()
             if not groups:
-                text = f"nobody has {name}"
-                if self._offers.unreached:
-                    text += f" ({self._offers.unreached} of {self._offers.count} peers could not be reached)"
+                text = f"nobody has {name}{self._offers.unheard}"
                 error = (
                     RefusedError(self._offers.refusals[0]) if self._offers.refusals else NotFoundError(text)
                 )

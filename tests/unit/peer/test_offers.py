@@ -76,7 +76,7 @@ def test_those_not_reached_are_counted() -> None:
     made.not_have(B)
     made.unreachable(B)
     made.not_have(C)
-    assert (made.unreached, made.count) == (1, 3)
+    assert made.unheard == " (1 of 3 peers could not be reached)"
     assert made.closed(0.0)
 
 
@@ -100,3 +100,18 @@ def test_a_claimed_size_of_exabytes_does_not_keep_the_offers_open() -> None:
         now, done = now + 4, done + 1
         made.hashing(C, done, now)
     assert now < 100
+
+
+def test_those_who_said_nothing_are_counted_too() -> None:
+    made = offers(A, B, C)
+    made.not_have(A)
+    made.unreachable(B)
+    assert made.closed(WITHOUT)
+    assert made.unheard == " (1 of 3 peers could not be reached, 1 of 3 did not answer in time)"
+
+
+def test_nobody_told_who_is_here() -> None:
+    made = Offers(0.0)
+    assert not made.closed(WITHOUT - 0.1)
+    assert made.closed(WITHOUT)
+    assert made.unheard == " (the manager has not told who is here)"
