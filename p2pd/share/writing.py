@@ -121,11 +121,17 @@ class Writer:
     def _hand_over(self) -> None:
         if not self._gathered:
             return
+        items, self._gathered, self._gathered_bytes = self._gathered, [], 0
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="writer")
-            self._thread.start()
-        self._queue.put(self._gathered)
-        self._gathered, self._gathered_bytes = [], 0
+            thread = threading.Thread(target=self._run, name="writer")
+            try:
+                thread.start()
+            except RuntimeError:  # no thread to be had: slowly is better than not at all
+                self._ended.extend((batch, _do(batch)) for batch in _batches(items))
+                self._later(0, self._deliver)
+                return
+            self._thread = thread
+        self._queue.put(items)
 
     def when_idle(self, call: Callable[[], None]) -> None:
         """Call once nothing waits any more; only where it is not :attr:`idle`. Twice the same is once."""

@@ -222,3 +222,19 @@ def test_of_two_that_overlap_the_later_one_wins(fixture: Fixture) -> None:
         content[offset : offset + len(data)] = data
     assert content[:18] == b"the verified piece"
     assert content[30:39] == b"elsewhere"
+
+
+def test_without_a_thread_it_is_written_all_the_same(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    fixture.gate.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        fixture.write(0, b"slow")
+        fixture.finish(1)
+    fixture.write(4, b"fast")
+    fixture.finish(2)
+    assert fixture.file.calls == [(0, b"slow"), (4, b"fast")]
