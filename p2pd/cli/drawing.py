@@ -22,28 +22,54 @@ _LEAST = 12
 
 
 def draw_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    """Print a table on standard output, as wide as the terminal allows."""
+    """Print a table on standard output, as wide as the terminal allows.
+
+    Names fold and lists are cut short; all other cells stay whole on their line, so that an id can be
+    copied. A terminal too narrow even so wraps the lines itself.
+    """
     console = Console(markup=False, emoji=False, highlight=False)
-    cells = [[column.cell(row) for column in columns] for row in rows]
-    widths = [
-        max(cell_len(text) for text in (column.title, *(line[index] for line in cells)))
-        for index, column in enumerate(columns)
-    ]
+    given = list(rows)
+    cells = [(column, [column.cell(row) for row in given]) for column in columns]
+    cells = [(column, texts) for column, texts in cells if any(texts) or not given]
+    widths = [max(map(cell_len, (column.title, *texts))) for column, texts in cells]
+    cut = [index for index, (column, _) in enumerate(cells) if column.shrinks]
+    folded = [index for index, (column, _) in enumerate(cells) if column.folds]
+    soft = cut + folded
+    titles = sum(cell_len(cells[index][0].title) for index in soft)
+    whole = sum(widths) - sum(widths[index] for index in soft)
+    gap = 2
+    if console.width - whole - gap * (len(cells) - 1) < sum(min(widths[index], _LEAST) for index in soft):
+        gap = 1
+    room = max(console.width - whole - gap * (len(cells) - 1), titles)
     # rich would rather fold names than cut ids short
-    taken = sum(w for w, column in zip(widths, columns, strict=True) if not column.shrinks)
-    room = max(console.width - taken - 2 * (len(columns) - 1), _LEAST)
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
+    kept = sum(min(widths[index], _LEAST, room // len(soft)) for index in cut)
+    for some, least in ((folded, kept), (cut, 0)):
+        for index, width in zip(some, _share(room - least, [widths[index] for index in some]), strict=True):
+            widths[index] = width
+            room -= width
+    console.width = max(console.width, sum(widths) + gap * (len(cells) - 1))
+    drawn = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for (column, _), width in zip(cells, widths, strict=True):
         drawn.add_column(
             column.title,
             justify="right" if column.right else "left",
-            no_wrap=column.shrinks or column.right,
-            overflow="ellipsis" if column.shrinks else "fold",
-            max_width=room if column.shrinks else None,
+            no_wrap=not column.folds,
+            overflow="fold" if column.folds else "ellipsis",
+            width=width,
         )
-    for line in cells:
+    for line in zip(*(texts for _, texts in cells), strict=True):
         drawn.add_row(*map(Text, line))
     console.print(drawn)
+
+
+def _share(room: int, wanted: Sequence[int]) -> list[int]:
+    """What each gets of ``room``: no more than it wants, and who wants more than others the same."""
+    given = [0] * len(wanted)
+    ordered = sorted(range(len(wanted)), key=wanted.__getitem__)
+    for done, index in enumerate(ordered):
+        given[index] = min(wanted[index], max(room // (len(wanted) - done), 1))
+        room -= given[index]
+    return given
 
 
 class _Field(ProgressColumn):

@@ -14,12 +14,16 @@ __all__ = ["Column", "escape", "failure", "listing", "received", "status", "tabl
 
 
 class Column(NamedTuple):
-    """A column of a table: its title, how a row's cell is made, whether numbers stand in it."""
+    """A column of a table: its title, how a row's cell is made, whether numbers stand in it.
+
+    On a narrow terminal only what ``shrinks`` is cut short, and only what ``folds`` takes several lines.
+    """
 
     title: str
     cell: Callable[[Row], str]
     right: bool = False
     shrinks: bool = False
+    folds: bool = False
 
 
 def size(count: object) -> str:
@@ -82,19 +86,19 @@ def _names(row: Row) -> str:
 
 LISTINGS: dict[str, tuple[Column, ...]] = {
     "peers": (
-        Column("NAME", _text("name")),
-        Column("HOST", _text("host")),
+        Column("NAME", _text("name"), folds=True),
+        Column("HOST", _text("host"), folds=True),
         Column("PORT", _text("port"), right=True),
         Column("ID", _text("id"), shrinks=True),
     ),
     "files": (
-        Column("NAME", _text("name")),
+        Column("NAME", _text("name"), folds=True),
         Column("SIZE", _size("size"), right=True),
         Column("ID", _text("id"), shrinks=True),
     ),
     "transfers": (
         Column("ID", _text("id")),
-        Column("NAME", _text("name")),
+        Column("NAME", _text("name"), folds=True),
         Column("WAY", _text("direction")),
         Column("STATE", _text("state")),
         Column("DONE", percent, right=True),
@@ -102,20 +106,20 @@ LISTINGS: dict[str, tuple[Column, ...]] = {
         Column("RATE", lambda row: rate(row.get("rate")), right=True),
         Column("LEFT", lambda row: seconds(row.get("eta")), right=True),
         Column("WITH", _names, shrinks=True),
-        Column("WHY", lambda row: _text("message")(row) if row.get("message") else "", shrinks=True),
+        Column("WHY", lambda row: _text("message")(row) if row.get("message") else "", folds=True),
     ),
     "doctor": (
         Column("CHECK", _text("check")),
         Column("STATE", _text("state")),
-        Column("MESSAGE", _text("message")),
-        Column("REMEDY", _text("remedy")),
+        Column("MESSAGE", _text("message"), folds=True),
+        Column("REMEDY", _text("remedy"), folds=True),
     ),
     "pieces": (
-        Column("NAME", _text("name")),
+        Column("NAME", _text("name"), folds=True),
         Column("SIZE", _size("size"), right=True),
         Column("PIECE", lambda row: piece_size(row.get("piece_size")), right=True),
         Column("HELD", lambda row: f"{row.get('held')}/{row.get('count')}", right=True),
-        Column("PIECES", _text("pieces")),
+        Column("PIECES", _text("pieces"), folds=True),
         Column("ID", _text("id"), shrinks=True),
     ),
 }
@@ -185,7 +189,7 @@ def failure(message: str, details: Row) -> str:
     if isinstance(daemons, list) and daemons:
         chosen = (
             Column("ROLE", _text("role")),
-            Column("NAME", _text("name")),
+            Column("NAME", _text("name"), folds=True),
             Column("PORT", _text("port"), right=True),
             Column("SOCKET", _text("socket")),
         )

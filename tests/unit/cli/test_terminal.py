@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 
+from p2pd.cli.drawing import draw_table
+from p2pd.cli.render import LISTINGS
+
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import FakeDaemon, MakeDaemon
 
@@ -87,6 +90,34 @@ def test_a_table(make_daemon: MakeDaemon, spawn: Spawn) -> None:
     child.expect_exact("NAME")
     child.expect_exact("n[bold]\\x1b]0;title\\x07\\u202e")
     assert ends(child) == 0
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_ids_states_and_numbers_stay_whole(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = {
+        "id": "abcdef012345",
+        "name": "films/a-long-name-of-a-file-2026.mkv",
+        "direction": "out",
+        "state": "verifying",
+        "bytes": 268_435_456,
+        "size": 268_435_456,
+        "rate": 123_456_789,
+        "eta": 3723,
+        "sources": [{"name": "anna-7001"}, {"name": "boris-7002"}],
+        "message": "all sources were lost; it goes on when one returns",
+    }
+    draw_table(LISTINGS["transfers"], [row, row | {"message": None, "rate": None}])
+    lines = capsys.readouterr().out.splitlines()
+    for word in ("abcdef012345", "out", "verifying", "100%", "268.4 MB", "1:02:03"):
+        assert sum(word in line for line in lines) == 2, word
+    assert sum("123.5 MB/s" in line for line in lines) == 1
+    if width >= 80:
+        assert all(len(line) <= width for line in lines)
+    draw_table(LISTINGS["transfers"], [row | {"message": None}])
+    assert "WHY" not in capsys.readouterr().out, "an empty column takes no room"
 
 
 def test_interrupting_a_req_leaves_the_transfer(make_daemon: MakeDaemon, spawn: Spawn) -> None:
