@@ -12,6 +12,9 @@ from p2pd.errors import P2PError
 from p2pd.peer.intake import Intake
 from p2pd.portable import unportable
 
+QUIET = 2.0
+"""Seconds without a byte after which the rate is none: what is left of a mean says nothing then."""
+
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -26,6 +29,8 @@ class Waiter:
     timeout: float
     since: float
     outcome: Deferred[dict[str, Any]]
+    sources: list[dict[str, Any]] | None = None
+    """As it was told them."""
 
 
 class Waiters:
@@ -34,9 +39,9 @@ class Waiters:
     def __init__(self) -> None:
         self._all: list[Waiter] = []
         self._outcome: P2PError | dict[str, Any] | None = None
-        self._sources: list[dict[str, Any]] = []
         self._rate = 0.0
         self._measured: tuple[float, int] | None = None
+        self._moved = 0.0
 
     def add(self, emit: Emit, timeout: float, now: float) -> Waiter:
         """A client begins to wait."""
@@ -44,7 +49,6 @@ class Waiters:
         self._all.append(waiter)
         if self._outcome is not None:
             self._release(waiter, self._outcome)
-        self._sources = []  # so that it is told them, too
         return waiter
 
     def remove(self, waiter: Waiter) -> None:
@@ -80,9 +84,10 @@ class Waiters:
         if not self._all:
             return
         sources = [{"name": info.name, "host": info.host, "port": info.port} for info in intake.infos()]
-        if sources != self._sources:
-            self._sources = sources
-            self._tell({"event": "sources", "sources": sources})
+        for waiter in list(self._all):
+            if sources != (waiter.sources or []):
+                waiter.sources = sources
+                waiter.emit({"event": "sources", "sources": sources})
         self._tell(
             {
                 "event": "progress",
@@ -102,11 +107,15 @@ class Waiters:
     def measure(self, held: int, now: float) -> float:
         """The rate in bytes per second, over about the last second; ``held``: verified bytes."""
         if self._measured is None:
-            self._measured = (now, held)
+            self._measured, self._moved = (now, held), now
         then, before = self._measured
         if now - then >= 0.2:
             sample = max(held - before, 0) / (now - then)
             self._rate += (sample - self._rate) * (0.4 if self._rate else 1.0)
+            if sample:
+                self._moved = now
+            elif now - self._moved >= QUIET:
+                self._rate = 0.0
             self._measured = (now, held)
         return self._rate
 

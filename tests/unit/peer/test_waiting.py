@@ -1,0 +1,56 @@
+"""Clients that wait for a transfer: what each is told, and when."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from p2pd.model import PeerId, PeerInfo
+from p2pd.peer.intake import Intake
+from p2pd.peer.waiting import QUIET, Waiters
+
+
+def intake(*names: str) -> Intake:
+    infos = [PeerInfo(PeerId(name * 32), name, "127.0.0.1", 7001) for name in names]
+    return cast(
+        Intake,
+        SimpleNamespace(
+            infos=lambda: infos, sources=list,
+            transfer=SimpleNamespace(bytes_held=5), manifest=SimpleNamespace(size=10),
+        ),
+    )  # fmt: skip
+
+
+def told(events: list[dict[str, Any]]) -> list[list[str]]:
+    return [[each["name"] for each in event["sources"]] for event in events if event["event"] == "sources"]
+
+
+def test_each_client_is_told_the_sources_once_and_when_they_change() -> None:
+    waiters = Waiters()
+    one: list[dict[str, Any]] = []
+    two: list[dict[str, Any]] = []
+    waiters.add(one.append, 30, 0.0)
+    waiters.progress(intake("a"))
+    waiters.add(two.append, 30, 0.0)
+    waiters.progress(intake("a"))
+    waiters.progress(intake("a", "b"))
+    assert told(one) == [["a"], ["a", "b"]]
+    assert told(two) == [["a"], ["a", "b"]]
+    assert sum(event["event"] == "progress" for event in one) == 3
+
+
+def test_the_rate_is_none_once_nothing_comes() -> None:
+    waiters = Waiters()
+    now = 0.0
+    for step in range(20):
+        now = 0.25 * step
+        waiters.measure(10**6 * step, now)
+    assert 3.9e6 < waiters.rate < 4.1e6
+    end = now
+    while now < end + QUIET:
+        now += 0.25
+        assert waiters.rate > 0
+        waiters.measure(19 * 10**6, now)
+    assert waiters.rate == 0
+    waiters.measure(20 * 10**6, now + 0.25)
+    assert waiters.rate > 0
