@@ -89,6 +89,12 @@ class Choosing:
         self.wanted = manifest.file_id
         self._dimensions = (manifest.size, manifest.piece_size, manifest.file_id)
 
+    def check(self, offer: Offer) -> None:
+        """ValueError where it gives the id chosen another size or piece size than it stands for."""
+        size, piece_size, file_id = self._dimensions or (0, 0, None)
+        if offer.file_id == file_id and (offer.size, offer.piece_size) != (size, piece_size):
+            raise ValueError(f"that id stands for {size} bytes in pieces of {piece_size}")
+
     @property
     def made(self) -> bool:
         """True once the choice is made for good: by a manifest."""

@@ -417,9 +417,17 @@ class Conversation(protocol.Protocol):
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         """Everything that was open ends."""
         self.lost = True
-        self.fetching.end()
-        self.serving.end()
-        self._host.closed(self)
+        # A fault in one of them must leave none of the others open.
+        try:
+            self.fetching.end()
+        finally:
+            try:
+                self.serving.end()
+            finally:
+                self._host.closed(self)
+                self._never_ready(reason)
+
+    def _never_ready(self, reason: Failure) -> None:
         if not self.ready.called:
             cause = self._reason
             if cause is None:

@@ -18,7 +18,6 @@ from p2pd.errors import (
     ConflictError,
     NoSourcesError,
     P2PError,
-    RefusedError,
     StorageError,
 )
 from p2pd.model import Manifest, Offer
@@ -450,20 +449,18 @@ class Download:
         self._house.download_ended(self.id, self.status())
 
     async def _discard(self) -> None:
-        try:
-            await self._house.in_thread(lambda: self._house.store.discard(self.id))
-        except (StorageError, RefusedError) as error:
-            log.warn("{file}: {why}", file=escape(self.job.name), why=escape(error.message))
+        await self._keeper.discard(self.job)
         self._discarded.callback(None)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Part of :class:`~p2pd.peer.seeking.Seeker`."""
 
-        def failed(failure: Any) -> None:
-            log.failure("transfer of {file}", failure, file=escape(self.job.name))
-            self._end("failed", P2PError(f"internal error: {failure.type.__name__}"), keep=True)
+        ensureDeferred(work).addErrback(self.broken)
 
-        ensureDeferred(work).addErrback(failed)
+    def broken(self, failure: Any) -> None:
+        """By a fault of ours: it ends, and what came stays for the next start."""
+        log.failure("transfer of {file}", failure, file=escape(self.job.name))
+        self._end("failed", P2PError(f"internal error: {failure.type.__name__}"), keep=True)
 
     def _note(self, what: str, source: Fetching) -> None:
         if self._house.activity.on:

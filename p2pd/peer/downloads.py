@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from p2pd.errors import NotFoundError, P2PError, RefusedError, StorageError
 from p2pd.model import FileId, Manifest, TransferId
@@ -170,9 +171,12 @@ class Downloads:
         return rows
 
     def tick(self, now: float) -> None:
-        """Look at what is due, in every transfer."""
+        """Look at what is due, in every transfer; a fault in one of them stops no other."""
         for download in list(self._live.values()):
-            download.tick(now)
+            try:
+                download.tick(now)
+            except Exception:
+                download.broken(Failure())
 
     async def stop(self) -> None:
         """Keep everything for the next start."""

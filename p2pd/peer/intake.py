@@ -81,6 +81,8 @@ class Intake:
     def add(self, source: Fetching, info: PeerInfo, have: Bitfield | None, *, careful: bool = False) -> None:
         """A source with the pieces of ``have`` (None: all); ``careful``: it sent wrong data before."""
         key = id(source)
+        if have is not None and have.count != self.manifest.count:
+            return  # of another content
         if not source.ended and key not in self._reached:
             self._reached[key] = (source, info)
             self.transfer.add_source(key, info.id, have, self._now(), careful=careful)

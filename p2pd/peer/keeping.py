@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 
-from p2pd.errors import StorageError
+from twisted.logger import Logger
+
+from p2pd.errors import RefusedError, StorageError
 from p2pd.peer.household import Household
 from p2pd.peer.intake import Intake
 from p2pd.share.partial import Job
+from p2pd.text import escape
+
+log = Logger("p2pd.peer")
 
 SAVE_EVERY = 0.5
 """Seconds between two writings of the state; after a kill, pieces since the last one are fetched again."""
@@ -42,6 +47,13 @@ class Keeper:
         if not self.durable:
             await self._house.in_thread(lambda: self._house.store.save_job(job))
             self.durable = True
+
+    async def discard(self, job: Job) -> None:
+        """Remove all that is kept of it, if the disk lets us."""
+        try:
+            await self._house.in_thread(lambda: self._house.store.discard(job.transfer))
+        except (StorageError, RefusedError) as error:
+            log.warn("{file}: {why}", file=escape(job.name), why=escape(error.message))
 
     def loaded(self, held: int) -> None:
         """The partial file is there, and so many pieces are named in its state."""

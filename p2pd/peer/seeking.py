@@ -145,11 +145,7 @@ class Seeking:
         if self._nobody:
             self._nobody = self.closed = False
             self._offers.reopen(self._house.now())
-        try:
-            check_dimensions(offer.size, offer.piece_size)
-        except ValueError as error:
-            log.warn("{name}: bad offer: {why}", name=source.link.name, why=escape(str(error)))
-            self.distrust(source)
+        if not self._credible(source, offer):
             return
         verdict = self._choosing.judge(source, offer, have, self._house.now())
         if verdict is Verdict.ASK_AGAIN:
@@ -160,6 +156,17 @@ class Seeking:
             # What is here already is compared first, when the offers are closed.
             self._seeker.usable(source, offer, have)
         self.check()
+
+    def _credible(self, source: Fetching, offer: Offer) -> bool:
+        """False where the offer cannot be true: who made it is not used, then."""
+        try:
+            check_dimensions(offer.size, offer.piece_size)
+            self._choosing.check(offer)
+        except ValueError as error:
+            log.warn("{name}: bad offer: {why}", name=source.link.name, why=escape(str(error)))
+            self.distrust(source)
+            return False
+        return True
 
     async def _conclude(self) -> None:
         """Everybody has answered: is it here already, or nowhere?"""
@@ -219,7 +226,8 @@ class Seeking:
     def choose(self, manifest: Manifest) -> list[tuple[Fetching, Offer, Bitfield | None]]:
         """This content it is; gives who offers it now."""
         self._choosing.choose(manifest)
-        return list(self._choosing.offering.values())
+        offering = list(self._choosing.offering.values())
+        return [each for each in offering if self._credible(each[0], each[1])]
 
     def offering(self) -> list[tuple[Fetching, Offer, Bitfield | None]]:
         """Who offers something now that may be fetched."""

@@ -196,6 +196,30 @@ def test_a_holder_that_lies_about_the_size(net: Net, size: int) -> None:
     oracle.check()
 
 
+@pytest.mark.fault(37)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_size_that_the_chosen_id_does_not_stand_for(net: Net, begun: bool) -> None:
+    name = f"another size {begun}"
+    content = make(name)
+    oracle = Oracle(net.host, [net.rx], {name: content}).warm()
+    good = net.false(name, content, Flaws(no_list=not begun, rate=2 * PIECE))
+    net.rx.wait_peers(1)
+    asked = net.rx.begin(f"req '{name}'")
+    assert (good.served if begun else good.listed).wait(PATIENCE)
+    bitfield = b"\x80" + bytes(124)
+    bad = net.false(name, content, Flaws(size=1000 * PIECE, bitfield=bitfield), f"sizer {begun}")
+    assert bad.asked.wait(PATIENCE)
+    good.go_on.set()
+    net.rx.console.wait(f"sizer {begun}: bad offer")
+    (listed,) = [item for item in net.rx.ask("transfers").items if item["name"] == name]
+    assert [each["name"] for each in listed["banned"]] == [f"sizer {begun}"]
+    done = asked.result(PATIENCE).done
+    assert net.came(name, content)
+    assert done["sources"] == [{"name": "good", "bytes": len(content)}]
+    assert not bad.gets
+    oracle.check()
+
+
 @pytest.mark.fault(45)
 @pytest.mark.parametrize(
     ("case", "flaws"),

@@ -37,6 +37,8 @@ class Flaws:
     """Byte of the piece list that is sent changed."""
     size: int | None = None
     """The size that it claims in `have`."""
+    bitfield: bytes = b""
+    """Where it claims in `have` to hold some pieces only: which."""
     frame_longer: int = 0
     """Bytes that a frame's header claims beyond what was asked for."""
     frame_shift: int = 0
@@ -69,6 +71,8 @@ class FalsePeer:
         self.gets: list[m.Get] = []
         self.refused: list[m.Error] = []
         self.go_on = threading.Event()
+        self.asked = threading.Event()
+        """Set once a `req` was answered."""
         self.served = threading.Event()
         """Set once a `get` came."""
         self.listed = threading.Event()
@@ -125,7 +129,8 @@ class FalsePeer:
                 if isinstance(event, m.Error):
                     self.refused.append(event)
                 elif isinstance(event, m.Req):
-                    raw.send(self._answer(event))
+                    raw.send(*self._answer(event))
+                    self.asked.set()
                 elif isinstance(event, m.ManifestReq):
                     self.listed.set()
                     self.lists += 1
@@ -147,11 +152,13 @@ class FalsePeer:
                 elif isinstance(event, m.Ping):
                     raw.send(m.Pong(event.number))
 
-    def _answer(self, req: m.Req) -> m.Message:
+    def _answer(self, req: m.Req) -> tuple[m.Message, bytes]:
         if req.name != self.name:
-            return m.NotHave(req.req, req.name)
+            return m.NotHave(req.req, req.name), b""
         size = self.manifest.size if self.flaws.size is None else self.flaws.size
-        return m.Have(req.req, req.name, size, self.manifest.piece_size, self.manifest.file_id, 0)
+        field = self.flaws.bitfield
+        file_id, piece_size = self.manifest.file_id, self.manifest.piece_size
+        return m.Have(req.req, req.name, size, piece_size, file_id, len(field)), field
 
     def _piece_list(self) -> tuple[m.Message, bytes]:
         hashes = bytearray(self.manifest.hashes)

@@ -119,6 +119,22 @@ def test_who_says_too_much_is_read_again_after_a_pause() -> None:
     assert early == 5000
 
 
+def test_a_fault_in_one_half_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = Quiet().introduce()
+    ended: list[str] = []
+
+    def end(half: str) -> None:
+        ended.append(half)
+        raise KeyError(half)
+
+    monkeypatch.setattr(quiet.conversation.fetching, "end", lambda: end("fetching"))
+    monkeypatch.setattr(quiet.conversation.serving, "end", lambda: end("serving"))
+    with pytest.raises(KeyError):
+        quiet.end()
+    assert ended == ["fetching", "serving"]
+    assert quiet.over
+
+
 @pytest.mark.fault(16)
 @settings(max_examples=150)
 @given(st.booleans(), st.lists(MESSAGES, max_size=20))
