@@ -94,6 +94,8 @@ class Download:
         if self.over:
             return
         here = not self._settled and await self._seeking.look_here()
+        if self.over:
+            return  # here already, or cancelled meanwhile: nothing is to be kept
         await self._keeper.begin(self.job, durable=here or self._settled or self._resumed)
         if self._unopened is not None:
             await self._open()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -123,13 +123,10 @@ class Downloads:
                 return joined
         download = Download(self._house, job)
         self._live[download.id] = download
-        try:
-            await download.start()
-            if args.no_wait:
-                await download.promise()
-        except P2PError as error:
-            download.fail(error)
-            raise
+        begun: Deferred[None] = Deferred()
+        # Who asked may go away meanwhile: that ends the wait, and not what is waited for.
+        ensureDeferred(_start(download, durable=args.no_wait)).chainDeferred(begun)
+        await begun
         return download
 
     def download_ended(self, transfer: TransferId, status: TransferStatus) -> None:
@@ -182,6 +179,20 @@ class Downloads:
         """Keep everything for the next start."""
         for download in list(self._live.values()):
             await download.suspend()
+
+
+async def _start(download: Download, *, durable: bool) -> None:
+    """Where it cannot be started it ends, and whoever waits for the start is told why."""
+    try:
+        await download.start()
+        if durable and not download.over:
+            await download.promise()
+    except P2PError as error:
+        download.fail(error)
+        raise
+    except Exception:
+        download.broken(Failure())
+        raise
 
 
 def _join(other: Download, job: Job) -> Download:
