@@ -353,10 +353,12 @@ class Serving:
             try:
                 await self._shop.in_thread(read)
             except OSError as error:
-                if not self._ended:
+                # It may have been closed meanwhile: its descriptor may be somebody else's now.
+                if self.uploads.get(asked.upload.file_id) is asked.upload:
                     self._gone(asked.upload, f"reading failed: {error.strerror}")
-            self._warming = False
-            self._link.slices_ready()
+            finally:
+                self._warming = False
+                self._link.slices_ready()
 
         self.answers.spawn(work())
 

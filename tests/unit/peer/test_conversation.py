@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
+from p2pd.errors import NotFoundError
+from p2pd.model import FileId, Manifest
+from p2pd.peer import serving as serving_module
 from p2pd.peer.conversation import DOUBT, HELLO_DEADLINE, LINGER, PING_AFTER, SILENCE, STRIKES, WRITE_STALL
+from p2pd.peer.serving import MAX_FILES
+from p2pd.share.index import Entry
 from p2pd.wire import messages as m
 from p2pd.wire.codec import encode
-from tests.rig.quiet import Quiet
+from tests.rig.quiet import EmptyIndex, Quiet
 
 FILES = st.sampled_from(["ab" * 32, "cd" * 32])
 NAMES = st.sampled_from(["f", "a/b", "../x", "a\nb"])
@@ -41,6 +51,38 @@ class Asker:
 
     def __getattr__(self, _name: str) -> Any:
         return lambda *_: None
+
+
+FILE_IDS = [FileId(f"{number:064x}") for number in range(MAX_FILES + 3)]
+
+
+class Shared(EmptyIndex):
+    """Of a share whose files are all the same 100 bytes, but for those that are ``gone``."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(100))
+        self._path = path
+        self.gone: set[FileId] = set()
+
+    def offered(self, file_id: str) -> Any:
+        return Entry
+
+    def open(self, file_id: FileId) -> tuple[int, Manifest, None]:
+        if file_id in self.gone:
+            raise NotFoundError("no file of this id is shared here")
+        return os.open(self._path, os.O_RDONLY), Manifest(100, 100, bytes(32)), None
+
+    def still(self, *_: object) -> bool:
+        return True
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[Quiet]:
+    quiet = Quiet().introduce()
+    quiet.index = Shared(tmp_path / "f")
+    quiet.heard()
+    yield quiet
+    quiet.end()
 
 
 @pytest.mark.fault(5)
@@ -164,3 +206,29 @@ def test_any_messages_in_any_order(introduced: bool, messages: list[Any]) -> Non
     if not introduced and messages and not isinstance(messages[0], m.Hello | m.Error):
         assert errors
     quiet.end()
+
+
+def test_a_cold_read_that_fails_after_its_file_was_closed_closes_nothing_else(
+    sharing: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading: Deferred[None] = Deferred()
+
+    def in_thread(work: Callable[[], None]) -> Deferred[None]:
+        work()
+        return reading
+
+    monkeypatch.setattr(sharing, "in_thread", in_thread)
+    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: False)
+    serving = sharing.conversation.serving
+    sharing.say(encode(m.Want(FILE_IDS[0], 1)) + encode(m.Get(1, 0, 100)))
+    fd = serving.uploads[FILE_IDS[0]].fd
+    assert serving.next_slice() is None
+    with open(os.devnull, "rb") as other:
+        sharing.say(encode(m.Cancel(1)) + encode(m.Want(FILE_IDS[0], 0)))
+        os.dup2(other.fileno(), fd)  # the number is somebody else's now
+    reading.errback(OSError(errno.EIO, "Input/output error"))
+    os.close(fd)
+    assert not any(isinstance(event, m.Gone) for event in sharing.heard())
+    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    sharing.say(encode(m.Want(FILE_IDS[1], 1)) + encode(m.Get(3, 0, 100)))
+    assert serving.next_slice() is not None
