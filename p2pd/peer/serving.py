@@ -154,6 +154,7 @@ class Serving:
             if len(self.uploads) >= MAX_FILES:
                 self._put_off(file_id, want.count)
                 return
+            self._waiting.pop(file_id, None)
             try:
                 upload = self._open(file_id)
             except P2PError as error:
@@ -380,7 +381,7 @@ class Serving:
         os.close(upload.fd)
         if upload.bytes:
             self._shop.upload_ended(upload, self._link.name, done)
-        if self._waiting and not self._ended and len(self.uploads) < MAX_FILES:
+        while self._waiting and not self._ended and len(self.uploads) < MAX_FILES:
             file_id = next(iter(self._waiting))
             self._on_want(m.Want(file_id, self._waiting.pop(file_id)))
 

@@ -232,3 +232,38 @@ def test_a_cold_read_that_fails_after_its_file_was_closed_closes_nothing_else(
     monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
     sharing.say(encode(m.Want(FILE_IDS[1], 1)) + encode(m.Get(3, 0, 100)))
     assert serving.next_slice() is not None
+
+
+def test_files_that_wait_for_a_place_are_served_though_the_first_of_them_is_gone(sharing: Quiet) -> None:
+    first, second, third = FILE_IDS[MAX_FILES:]
+    for file_id in FILE_IDS:
+        sharing.say(encode(m.Want(file_id, 1)))
+    sharing.heard()
+    sharing.index.gone = {first}
+    sharing.say(encode(m.Want(FILE_IDS[0], 0)))
+    gone, grant = sharing.heard()
+    assert isinstance(gone, m.Gone)
+    assert isinstance(grant, m.Grant)
+    assert (gone.file, grant.file) == (first, second)
+    sharing.say(encode(m.Want(second, 0)))
+    (grant,) = sharing.heard()
+    assert isinstance(grant, m.Grant)
+    assert grant.file == third
+
+
+def test_a_file_that_got_a_place_waits_for_none_any_more(
+    sharing: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    late = FILE_IDS[MAX_FILES]
+    for file_id in FILE_IDS[: MAX_FILES + 1]:
+        sharing.say(encode(m.Want(file_id, 1)))
+    sharing.say(encode(m.Get(1, 0, 100)))
+    assert sharing.conversation.serving.next_slice() is not None
+    # The first one is closed when this frame is out; its place is free at once.
+    sharing.say(encode(m.Cancel(1)) + encode(m.Want(FILE_IDS[0], 0)))
+    sharing.say(encode(m.Want(late, 2)))
+    sharing.heard()
+    sharing.say(encode(m.Want(late, 0)))
+    assert sharing.conversation.serving.next_slice() is None
+    assert sharing.heard() == []
