@@ -199,19 +199,21 @@ class Answering:
         result: list[Manifest] = []
         failed: list[bool] = []
         hashed.addCallbacks(result.append, lambda failure: failed.append(True))
-        while not result and not failed:
-            # Hashing a large file takes a while: say so, so that the asker waits.
-            progress = index.hashing_progress(req.name) or (0, entry.key.size)
-            if self._ended or self._standing.get(req.req) is not req:
-                hashed.cancel()
-                return not_have
-            self._link.send(m.Hashing(req.req, *progress))
-            self._hashing += 1
-            self._weigh()
-            try:
-                await _first(hashed, self._shop.later(HASHING_EVERY))
-            finally:
-                self._hashing -= 1
+        try:
+            while not result and not failed:
+                # Hashing a large file takes a while: say so, so that the asker waits.
+                progress = index.hashing_progress(req.name) or (0, entry.key.size)
+                if self._ended or self._standing.get(req.req) is not req:
+                    return not_have
+                self._link.send(m.Hashing(req.req, *progress))
+                self._hashing += 1
+                self._weigh()
+                try:
+                    await _first(hashed, self._shop.later(HASHING_EVERY))
+                finally:
+                    self._hashing -= 1
+        finally:
+            hashed.cancel()  # no effect on one that has ended, nor on others who wait for the same
         if failed:
             return not_have
         manifest = result[0]

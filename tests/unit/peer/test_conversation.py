@@ -267,3 +267,23 @@ def test_a_file_that_got_a_place_waits_for_none_any_more(
     sharing.say(encode(m.Want(late, 0)))
     assert sharing.conversation.serving.next_slice() is None
     assert sharing.heard() == []
+
+
+def test_nothing_is_hashed_for_who_has_gone() -> None:
+    quiet = Quiet().introduce()
+    hashing: Deferred[Manifest] = Deferred()
+
+    async def find(_name: str) -> Any:
+        class Found:
+            class key:
+                size = 2**40
+
+        return Found
+
+    quiet.index.find = find
+    quiet.index.manifest = lambda *_: hashing
+    quiet.index.hashing_progress = lambda _: (0, 2**40)
+    quiet.say(encode(m.Req(1, "f", 0)))
+    assert not hashing.called
+    quiet.end()
+    assert hashing.called
