@@ -81,7 +81,6 @@ class Answering:
         self._tasks: set[Deferred[None]] = set()
         self._answers: dict[int, m.Req] = {}
         self._ended = False
-        shop.index.subscribe(self._changed)
 
     def handlers(self) -> dict[type[m.Message], Callable[[Any], None]]:
         """Which messages this part takes."""
@@ -106,6 +105,8 @@ class Answering:
             raise ProtocolError(f"req: {req.req} is used")
         if len(self._standing) >= MAX_STANDING:
             self._withdraw(next(iter(self._standing)))
+        if not self._standing:
+            self._shop.index.subscribe(self._changed)
         self._standing[req.req] = req
         self._by_name.setdefault(req.name, set()).add(req.req)
         self._start_answer(req)
@@ -121,6 +122,8 @@ class Answering:
         numbers.discard(number)
         if not numbers:
             del self._by_name[req.name]
+        if not self._standing:
+            self._shop.index.unsubscribe(self._changed)
 
     def forget_standing(self) -> None:
         """The other side asks nothing more; answers under way are finished."""
@@ -254,7 +257,8 @@ class Answering:
     def end(self) -> None:
         """The conversation is over."""
         self._ended = True
-        self._shop.index.unsubscribe(self._changed)
+        if self._standing:
+            self._shop.index.unsubscribe(self._changed)
         self._standing.clear()
         self._by_name.clear()
         for task in list(self._tasks):

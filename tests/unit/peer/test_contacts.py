@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -14,7 +14,9 @@ from p2pd.errors import UnreachableError
 from p2pd.model import PeerId, PeerInfo
 from p2pd.peer import contacts as module
 from p2pd.peer.contacts import Contacts
+from p2pd.peer.serving import Serving
 from p2pd.wire import messages as m
+from tests.rig.quiet import Quiet
 
 OTHER = PeerInfo(PeerId("b" * 32), "other", "127.0.0.1", 7002)
 
@@ -46,3 +48,17 @@ def test_everybody_who_waits_for_a_dial_hears_that_it_failed(monkeypatch: pytest
     assert len(dials) == 2
     dials[1].errback(Failure(Refused()))
     assert len(heard) == 4
+
+
+def test_a_dial_that_failed_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop: Any = Quiet()
+    told: list[object] = []
+    monkeypatch.setattr(shop.index, "subscribe", told.append)
+    monkeypatch.setattr(shop.index, "unsubscribe", told.remove)
+    monkeypatch.setattr(module, "dial", lambda *_: fail(Refused()))
+    made = Contacts(
+        Clock(), maximum=5, hello=shop.hello, serve=lambda conversation: Serving(conversation, shop),
+        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None,
+    )  # fmt: skip
+    made.reach(OTHER).addErrback(lambda _: None)
+    assert told == []

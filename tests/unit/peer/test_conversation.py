@@ -287,3 +287,22 @@ def test_nothing_is_hashed_for_who_has_gone() -> None:
     assert not hashing.called
     quiet.end()
     assert hashing.called
+
+
+def test_a_conversation_hears_of_changes_only_while_a_req_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = Quiet().introduce()
+    told: list[object] = []
+    monkeypatch.setattr(quiet.index, "subscribe", told.append)
+    monkeypatch.setattr(quiet.index, "unsubscribe", told.remove)
+    for message, after in [
+        (m.Req(1, "f", 0), 1),
+        (m.Req(2, "g", 0), 1),
+        (m.Withdraw(1), 1),
+        (m.Withdraw(2), 0),
+        (m.Withdraw(2), 0),
+        (m.Req(3, "f", 0), 1),
+    ]:
+        quiet.say(encode(message))
+        assert len(told) == after
+    quiet.end()
+    assert not told
