@@ -25,7 +25,7 @@ def draw_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     """Print a table on standard output, as wide as the terminal allows.
 
     Names fold and lists are cut short; all other cells stay whole on their line, so that an id can be
-    copied. A terminal too narrow even so wraps the lines itself.
+    copied. A terminal too narrow even so wraps the lines itself, and then nothing folds.
     """
     console = Console(markup=False, emoji=False, highlight=False)
     given = list(rows)
@@ -47,14 +47,16 @@ def draw_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
         for index, width in zip(some, _share(room - least, [widths[index] for index in some]), strict=True):
             widths[index] = width
             room -= width
-    console.width = max(console.width, sum(widths) + gap * (len(cells) - 1))
+    needed = sum(widths) + gap * (len(cells) - 1)
+    folding = needed <= console.width
+    console.width = max(console.width, needed)
     drawn = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for (column, _), width in zip(cells, widths, strict=True):
         drawn.add_column(
             column.title,
             justify="right" if column.right else "left",
-            no_wrap=not column.folds,
-            overflow="fold" if column.folds else "ellipsis",
+            no_wrap=not (column.folds and folding),
+            overflow="fold" if column.folds and folding else "ellipsis",
             width=width,
         )
     for line in zip(*(texts for _, texts in cells), strict=True):
