@@ -184,8 +184,6 @@ def failure(message: str, details: Row) -> str:
             Column("HELD BY", _holders),
         )
         lines.append(table(columns, (v for v in variants if isinstance(v, dict))))
-        if "--id" not in message:
-            lines.append("Choose one with --id ID.")
     if isinstance(daemons, list) and daemons:
         chosen = (
             Column("ROLE", _text("role")),

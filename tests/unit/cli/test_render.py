@@ -56,6 +56,19 @@ def test_failures_are_printable(message: str, name: str) -> None:
     assert all(line.isprintable() for line in render.failure(message, details).split("\n"))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "a different f is here already: --replace it, or choose --output",
+        "f is offered with another: cancel it",
+    ],
+)
+def test_only_the_daemon_says_what_to_do_about_a_conflict(message: str) -> None:
+    row = {"id": "1" * 64, "size": 1, "holders": ["ann"]}
+    said = render.failure(message, {"variants": [row]}).splitlines()
+    assert [said[0], len(said)] == [f"p2pctl: {message}", 3]
+
+
 @given(
     st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | hostile, st.lists, max_leaves=5)
 )
