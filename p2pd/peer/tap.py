@@ -25,7 +25,7 @@ from p2pd.wire.fields import is_peer_name
 class Options(DaemonOptions):
     """Command line of the peer; see docs/cli.md."""
 
-    synopsis = "Usage: twistd [twistd options] p2ppeer --port PORT --dir FOLDER [options]"
+    synopsis = "--port PORT [--dir FOLDER] [options]"
     longdesc = "Shares a folder with the other peers, and fetches files from them."
     optParameters = [  # noqa: RUF012
         ["host", None, "localhost", "Address to listen on; localhost is 127.0.0.1 and ::1."],

@@ -257,6 +257,13 @@ def test_what_is_no_file_hangs_nobody(tmp_path: Path) -> None:
             ManagerOptions().parseOptions(["--config", str(tmp_path / name)])
 
 
+def run_twistd(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(BIN / "twistd"), "-n", *words],
+        cwd=host.folder, env=host.env, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.fault(94)
 @pytest.mark.parametrize("role", ROLES)
 def test_a_daemon_with_a_bad_file_opens_nothing(host: Host, role: str) -> None:
@@ -265,10 +272,7 @@ def test_a_daemon_with_a_bad_file_opens_nothing(host: Host, role: str) -> None:
     file = host.folder / "p2pd.toml"
     file.write_text("# settings\nport = 0\nmax = 'many'\n")
     before = tree_digest(host.folder)
-    done = subprocess.run(
-        [str(BIN / "twistd"), "-n", role, "--config", "p2pd.toml"],
-        cwd=host.folder, env=host.env, capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+    done = run_twistd(host, role, "--config", "p2pd.toml")
     said = done.stderr + done.stdout
     assert done.returncode == 1
     assert f"{file}, line 3: max: 'many' is not a whole number" in said
@@ -276,3 +280,11 @@ def test_a_daemon_with_a_bad_file_opens_nothing(host: Host, role: str) -> None:
     assert "listening" not in said
     assert tree_digest(host.folder) == before
     oracle.check()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_help_says_once_how_a_daemon_is_started(host: Host, role: str) -> None:
+    done = run_twistd(host, role, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(rf"Usage: twistd \[options\] {role} .*\[options\]\n", done.stdout)
+    assert done.stdout.count("Usage:") == 1
