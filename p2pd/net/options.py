@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, cast
@@ -54,9 +56,20 @@ class DaemonOptions(usage.Options):
                 self[name] = _Default(value)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Part of usage.Options; the words are kept, to be read again."""
+        """Part of usage.Options; the words are kept, to be read again.
+
+        Under twistd, what is wrong ends the start as in :mod:`p2pd.net.starting`: twistd would
+        print the whole help, and all of it on standard output.
+        """
         self._words = list(options) if options is not None else []
-        super().parseOptions(options)  # type: ignore[no-untyped-call]
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
+                print(f"p2pd: {escape(str(error))}", file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
 
     def parseArgs(self, *args: str) -> None:
         """There are none; Twisted would not say which one is too many."""

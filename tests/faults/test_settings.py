@@ -273,13 +273,34 @@ def test_a_daemon_with_a_bad_file_opens_nothing(host: Host, role: str) -> None:
     file.write_text("# settings\nport = 0\nmax = 'many'\n")
     before = tree_digest(host.folder)
     done = run_twistd(host, role, "--config", "p2pd.toml")
-    said = done.stderr + done.stdout
-    assert done.returncode == 1
-    assert f"{file}, line 3: max: 'many' is not a whole number" in said
-    assert "Traceback" not in said
-    assert "listening" not in said
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"p2pd: --config: {file}, line 3: max: 'many' is not a whole number")
+    assert done.stderr.count("\n") == 1
     assert tree_digest(host.folder) == before
     oracle.check()
+
+
+@pytest.mark.fault(94)
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("--config", "none.toml"), "none.toml"),
+        (("--port", "x"), "--port: "),
+        (("--colour", "red"), "colour"),
+        (("--max",), "max"),
+        (("share\x1b[2J\nx",), "only options"),
+    ],
+)
+def test_what_is_wrong_is_one_line_on_standard_error(
+    host: Host, role: str, args: tuple[str, ...], word: str
+) -> None:
+    done = run_twistd(host, role, *args)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("p2pd: ")
+    assert word in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "\x1b" not in done.stderr
 
 
 @pytest.mark.parametrize("role", ROLES)
