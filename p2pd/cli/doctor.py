@@ -20,6 +20,7 @@ PATIENCE = 15.0
 FEW_WATCHES = 10_000
 FEW_INSTANCES = 32
 FEW_DESCRIPTORS = 512
+MANY_DESCRIPTORS = 65_536
 _UNSYNCHRONISED = 0x0040
 
 
@@ -122,9 +123,12 @@ def _descriptors() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < FEW_DESCRIPTORS:
         text = f"only {soft} files can be open in a program that is started here"
-        limit = hard if hard != resource.RLIM_INFINITY else 65536
+        limit = min(hard, MANY_DESCRIPTORS) if hard != resource.RLIM_INFINITY else MANY_DESCRIPTORS
+        before = f"ulimit -n {limit}"
+        if limit < FEW_DESCRIPTORS:
+            before = f"raise the hard limit, which is {hard} (nofile in /etc/security/limits.conf)"
         return Finding(
-            "files", "warning", text, f"ulimit -n {min(limit, 65536)}, or LimitNOFILE= in the unit"
+            "files", "warning", text, f"{before}, or LimitNOFILE={MANY_DESCRIPTORS} in a daemon's unit"
         )
     return Finding("files", "ok", f"{soft} files can be open in a program that is started here")
 

@@ -18,12 +18,15 @@ NEARLY_NONE = 10 * 1000**2
 
 def descriptors(maximum: int) -> Check:
     """Are there enough for ``maximum`` connections, each with a file?"""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = maximum + BESIDES
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return Check("descriptors", "ok", f"{soft} may be open, about {needed} are needed at the most")
     text = f"only {soft} descriptors may be open, but --max {maximum} may need {needed}"
-    remedy = f"ulimit -n {needed} before the start, LimitNOFILE={needed} in the unit, or a lower --max"
+    before = f"ulimit -n {needed} before the start"
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        before = f"raise the hard limit, which is {hard} (nofile in /etc/security/limits.conf)"
+    remedy = f"{before}, LimitNOFILE={needed} in the unit, or a lower --max"
     return Check("descriptors", "warning", text, remedy)
 
 

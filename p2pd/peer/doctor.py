@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from p2pd.model import PeerInfo
 from p2pd.net import health
-from p2pd.net.addresses import is_loopback, is_own
+from p2pd.net.addresses import LOCALHOST, is_loopback, is_own
 from p2pd.peer.uplink import Uplink
 from p2pd.status import Check
 from p2pd.text import escape
@@ -60,6 +61,11 @@ def _manager(uplink: Uplink | None) -> Check:
     if "taken" in why:
         return Check("manager", "ok", f"{uplink.where} answers, but refuses")
     host, _, port = uplink.where.rpartition(":")
+    if _is_here_only(host):
+        option = "" if port == "12000" else f" --port {port}"
+        return Check(
+            "manager", "problem", why, f"start it: twistd -n p2pmanager{option}, or correct --manager"
+        )
     remedy = f"start it there (twistd -n p2pmanager --host 0.0.0.0 --port {port}), open port {port} of {host}"
     return Check("manager", "problem", why, f"{remedy} in its firewall, or correct --manager")
 
@@ -76,7 +82,9 @@ def _name(facts: Facts) -> Check:
 
 def _disks(share: str, state: str) -> list[Check]:
     found = []
+    room = Check("room", "ok", f"nothing can be fetched into {escape(share)}, so that it needs no room")
     if os.access(share, os.W_OK | os.X_OK):
+        room = health.room("room", share)
         found.append(Check("share", "ok", f"{escape(share)} can be written"))
     elif os.access(share, os.R_OK | os.X_OK):
         text = f"{escape(share)} cannot be written: its files are served, but nothing can be fetched into it"
@@ -84,7 +92,7 @@ def _disks(share: str, state: str) -> list[Check]:
     else:
         text = f"{escape(share)} cannot be read"
         found.append(Check("share", "problem", text, "is it mounted, and open to this user?"))
-    return [*found, health.room("room", share), health.room("state", state)]
+    return [*found, room, health.room("state", state)]
 
 
 def _events(problems: Sequence[str]) -> tuple[Check, list[str]]:
@@ -130,5 +138,19 @@ async def _reach(facts: Facts) -> Check:
         return Check("reach", "ok", f"{host} port {facts.port} answers; no peer on another machine is known")
     text = f"{host} port {facts.port} answers here, but no peer on another machine has connected yet"
     remedy = f"if they cannot: open TCP port {facts.port} in this machine's firewall;"
-    remedy += f" try nc -z {host} {facts.port} there"
+    remedy += f" try nc -z {_from_elsewhere(facts, host)} {facts.port} there"
     return Check("reach", "warning", text, remedy)
+
+
+def _from_elsewhere(facts: Facts, host: str) -> str:
+    """What stands for this machine on another one, where a loopback address would be that one itself."""
+    if not is_loopback(host):
+        return host
+    manager = facts.manager.where.rpartition(":")[0].strip("[]") if facts.manager is not None else LOCALHOST
+    # a peer on the manager's machine is known elsewhere by the address that the manager has there
+    return manager if is_own(manager) and not is_loopback(manager) else socket.gethostname()
+
+
+def _is_here_only(host: str) -> bool:
+    """Whether ``host``, as it stands before a port, is reached from this machine only."""
+    return host == LOCALHOST or is_loopback(host.strip("[]"))

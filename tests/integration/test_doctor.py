@@ -132,7 +132,8 @@ def test_no_manager_and_a_name_that_is_taken(host: Host) -> None:
     status, findings = examine(host, "--port", str(lonely.port))
     assert status == 1
     assert of(findings, "manager")["state"] == "problem"
-    assert f"--port {nowhere}" in of(findings, "manager")["remedy"]
+    remedy = of(findings, "manager")["remedy"]
+    assert remedy == f"start it: twistd -n p2pmanager --port {nowhere}, or correct --manager"
 
 
 @pytest.mark.needs("root", "mount")
@@ -142,9 +143,13 @@ def test_a_share_that_cannot_be_written_and_a_disk_that_is_nearly_full(host: Hos
         subprocess.run(["mount", "-o", "remount,ro", str(share)], check=True)
         peer = host.peer("rx")
         status, findings = examine(host, "--port", str(peer.port))
-        assert status == 1
+        assert status == 0, "a share that is only served is no problem"
         assert of(findings, "share")["state"] == "warning"
         assert "cannot be written" in of(findings, "share")["message"]
+        assert of(findings, "room")["state"] == "ok", "none is needed"
+        subprocess.run(["mount", "-o", "remount,rw", str(share)], check=True)
+        status, findings = examine(host, "--port", str(peer.port))
+        assert status == 1
         assert of(findings, "room")["state"] == "problem", "1 MB is nearly none"
         subprocess.run(["mount", "-o", "remount,rw,size=100m", str(share)], check=True)
         status, findings = examine(host, "--port", str(peer.port))
@@ -163,6 +168,17 @@ def test_too_few_descriptors(host: Host) -> None:
         assert of(findings, "descriptors")["state"] == "warning"
         assert f"LimitNOFILE={needed}" in of(findings, "descriptors")["remedy"]
         assert of(findings, "files")["state"] == "warning", "the shell's own limit, for the next start"
+        for check in ("descriptors", "files"):
+            assert "the hard limit, which is 200" in of(findings, check)["remedy"]
+            assert "ulimit" not in of(findings, check)["remedy"], "it could not raise it"
+
+
+def test_descriptors_that_the_shell_may_raise(host: Host) -> None:
+    prefix = ("sh", "-c", 'ulimit -S -n 200; ulimit -H -n 4096; exec "$@"', "sh")
+    peer = host.peer("rx", "--max", "150", prefix=prefix)
+    _, findings = examine(host, "--port", str(peer.port), prefix=prefix)
+    assert of(findings, "descriptors")["remedy"].startswith("ulimit -n 250 ")
+    assert of(findings, "files")["remedy"].startswith("ulimit -n 4096,")
 
 
 @pytest.mark.needs("root", "unshare")
@@ -219,10 +235,18 @@ def test_whether_others_can_connect(host: Host) -> None:
     away = host.peer(
         "away", "--host", "0.0.0.0", "--port", "7004", manager=f"{there}:12000", prefix=lan.on(1)
     )
-    good.wait_peers(1)
+    near = host.peer(
+        "near", "--host", "0.0.0.0", "--port", "7005", manager="localhost:12000", prefix=lan.on(0)
+    )
+    near.wait_peers(2)
+    good.wait_peers(2)
     found = reach(good)
     assert found["state"] == "warning"
     assert "firewall" in found["remedy"]
+    assert f"nc -z {there} 7001" in found["remedy"]
+    found = reach(near)
+    assert found["state"] == "warning"
+    assert f"nc -z {socket.gethostname()} 7005" in found["remedy"], "127.0.0.1 would be another machine there"
     assert away.ask("req no.such").code == "not-found"  # it asks everybody
     assert reach(good)["state"] == "ok"
     assert "have connected" in reach(good)["message"]
