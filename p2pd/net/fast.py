@@ -81,6 +81,7 @@ class _Fast(tcp.Connection):
     _header = b""  # what of the slice's header is still to be sent
     _reading_wanted = True
     _wakes_at = 1
+    _widen = False  # to be done once a body comes that was asked for: others must not fill our memory
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
 
@@ -92,9 +93,7 @@ class _Fast(tcp.Connection):
             # On one machine nothing is congested, and BBR's timers take as long as the copying.
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-            # Waiting for so much makes the kernel's buffer that large, and it stays so.
-            for least in _WINDOW, 1:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            self._widen = True
 
     def slices_ready(self) -> None:
         """The protocol has something for :meth:`FastProtocol.next_slice`."""
@@ -223,6 +222,10 @@ class _Fast(tcp.Connection):
     def _wake_at(self, left: int) -> None:
         least = min(left, WAKE_AT) if left > SHORT_BODY else 1
         if least != self._wakes_at:
+            if self._widen and least > SHORT_BODY:
+                # Waiting for so much makes the kernel's buffer that large, and it stays so.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _WINDOW)
+                self._widen = False
             self._wakes_at = least
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
