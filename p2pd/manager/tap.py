@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,8 +49,9 @@ class Options(DaemonOptions):
             port=self["port"],
             limit=self.number("max", 1_000_000),
             lease=self.number("lease", 86_400),
-            state=Path(self["state"]) if self["state"] else None,
-            control=self["control"],
+            # absolute before twistd changes the directory
+            state=Path(self["state"]).absolute() if self["state"] else None,
+            control=os.path.abspath(self["control"]) if self["control"] else None,
         )
 
 

@@ -245,6 +245,17 @@ def test_a_state_folder_in_use_is_one_line_and_status_1(start: Any, tmp_path: Pa
     )
 
 
+def test_relative_paths_count_from_where_it_was_started(tmp_path: Path) -> None:
+    (tmp_path / "rundir").mkdir()
+    words = ["p2pmanager", "--port", "0", "--state", "here", "--control", "m.sock"]
+    daemon = Daemon(tmp_path, "--rundir", "rundir", *words)
+    daemon.until("listening on")
+    assert (tmp_path / "here").is_dir()
+    assert (tmp_path / "m.sock").is_socket()
+    assert daemon.end() == (0, "")
+    assert os.listdir(tmp_path / "rundir") == []
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--port", "x"), ("--max", "0"), ("--lease", "\u0661"), ("--port", "unix:/x"), ("--state", "")],
