@@ -11,11 +11,11 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from p2pd.cli import main
+from p2pd.cli import main, options
 from p2pd.cli.options import Options
 from p2pd.cli.render import escape
 from p2pd.control import client, commands
-from p2pd.errors import P2PError
+from p2pd.errors import P2PError, UsageError
 
 QUIT = ("q", "quit")
 
@@ -48,18 +48,26 @@ def prompt(chosen: Options) -> int:
 
 def _run(here: Options, line: str) -> bool:
     """Run one line, show its errors; True where the daemon was stopped by it."""
+    as_json = here.json
     try:
-        words = commands.split(line.encode("utf-8", "surrogateescape"))
+        typed = commands.split(line.encode("utf-8", "surrogateescape"))
+        as_json = as_json or options.wants_json(typed)
+        own, words = options.parse(typed)
+        if own.socket is not None or own.port is not None or own.name is not None:
+            raise UsageError("The daemon is chosen where the prompt begins, not in a line of it.")
+        here = here._replace(json=as_json, quiet=here.quiet or own.quiet)
+        if own.help:
+            words = ["help", *(word for word in words[:1] if word in commands.COMMANDS)]
         if not words:
             return False
-        if words[0] == "help":
+        if words[0] == "help" and not as_json:
             args = commands.parse(words)
             text = commands.help_text(args.about)
             print(text if args.about else f"{text.partition(chr(10) * 2)[0]}\n  {'q':<14}  End this prompt.")
             return False
         return main.run(here, words) == 0 and words[0] == "left_peer"
     except P2PError as error:
-        main.fail(error, here.json)
+        main.fail(error, as_json)
     except KeyboardInterrupt:
         print()
     return False
@@ -101,7 +109,8 @@ class _Words(Completer):
         if command is None:
             return []
         if last.startswith("-"):
-            return [argument.flag for argument in command.arguments if argument.flag.startswith("-")]
+            own = [flag for flag, metavar, _ in options.OPTIONS if not metavar]
+            return [*(argument.flag for argument in command.arguments if argument.flag.startswith("-")), *own]
         if command.name == "help":
             return list(commands.COMMANDS)
         if command.name in ("cancel", "pause", "resume"):

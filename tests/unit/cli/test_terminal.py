@@ -176,6 +176,32 @@ def test_the_prompt(make_daemon: MakeDaemon, spawn: Spawn, runtime: Path) -> Non
     assert history.stat().st_mode & 0o077 == 0
 
 
+def test_the_clients_own_options_at_the_prompt(make_daemon: MakeDaemon, spawn: Spawn) -> None:
+    daemon = make_daemon()
+    daemon.script["peers"] = [{"event": "item", "name": "ann"}, {"event": "done"}]
+    daemon.script["pause"] = [{"event": "done"}]
+    child = spawn()
+    for line, answer in (
+        ("peers --json", '{"name": "ann"}'),
+        ("nonsense --json", '"code": "usage"'),
+        ("req --help", "req FILE"),
+        ("peers --port 7001", "The daemon is chosen"),
+        ("peers", "NAME"),
+    ):
+        child.expect_exact("fake>")
+        child.sendline(line)
+        child.expect_exact("\n")
+        child.expect_exact(answer)
+    child.expect_exact("fake>")
+    child.sendline("pause x --quiet")
+    child.expect_exact("\n")
+    child.expect_exact("fake>")
+    assert "paused" not in str(child.before)
+    child.sendline("q")
+    assert ends(child) == 0
+    assert daemon.lines[-1] == "pause x"
+
+
 def test_interrupts_and_the_end_of_input_at_the_prompt(make_daemon: MakeDaemon, spawn: Spawn) -> None:
     daemon = held(make_daemon)
     child = spawn()
