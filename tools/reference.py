@@ -185,9 +185,7 @@ def man(name: str, about: str, parser: argparse.ArgumentParser) -> str:
         f".TP\n.B {status} {code}".rstrip() + f"\n{_roff(text)}"
         for status, code, text in commands.EXIT_STATUSES
     ]
-    if name == "p2pctl":
-        rows.append(".TP\n.B 130\ninterrupted; a transfer goes on")
-    else:
+    if name != "p2pctl":
         rows = [
             ".TP\n.B 0\nended by SIGTERM, SIGINT or\n.BR \"p2pctl left_peer\" ,\nor only asked for help",
             ".TP\n.B 1\ncould not start; standard error says why in one line",

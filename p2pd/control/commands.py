@@ -144,6 +144,7 @@ EXIT_STATUSES: tuple[tuple[int, str, str], ...] = (
     (7, "conflict", "the name stands for different contents, or another file of it is here"),
     (8, "storage", "disk full, permission, I/O error; what came is kept"),
     (9, "refused", "the other side refused: full, not allowed, name taken"),
+    (130, "", "interrupted by Ctrl-C; a transfer goes on"),
 )
 """Status, code and meaning, as ``help`` and ``--help`` show them."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -297,6 +298,7 @@ def test_help(p2pctl: Client) -> None:
         said = p2pctl(*words)
         assert said.returncode == 0
         assert "verify-failed" in said.stdout
+        assert re.search(r"\n  130 +interrupted", said.stdout)
         assert "--socket PATH" in said.stdout
     assert p2pctl("help", "req").stdout == p2pctl("req", "--help").stdout
     (answer,) = objects(p2pctl("help", "--json").stdout)
