@@ -51,7 +51,9 @@ p2pd\-UID under the system's temporary folder, and is named
 or
 .IR manager\-PORT.sock ,
 PORT being the one really listened on. State lies in $STATE_DIRECTORY (systemd), else in
-.IR ~/.local/state/p2pd ."""
+$XDG_STATE_HOME/p2pd, which is
+.I ~/.local/state/p2pd
+where that is not set."""
 
 EXAMPLES = {
     "p2pctl": [

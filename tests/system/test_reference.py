@@ -62,6 +62,7 @@ def test_the_client_page_has_every_command_option_and_status() -> None:
             assert argument.help in text
     for status, code, meaning in EXIT_STATUSES:
         assert " ".join(f"{status} {code} {meaning}".split()) in text
+    assert "$XDG_STATE_HOME/p2pd" in text
     for section in ("SYNOPSIS", "FILES", "EXAMPLES", "SEE ALSO"):
         assert f" {section} " in text
 
