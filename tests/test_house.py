@@ -43,6 +43,19 @@ def imports(module: str) -> set[str]:
     return found
 
 
+def test_the_list_of_the_house_is_whole() -> None:
+    listed = (TOP / "docs/architecture.md").read_text("utf-8").split("```")[1]
+    words = set(listed.split())
+    for path in (TOP / "p2pd").iterdir():
+        if path.is_dir() and (path / "__init__.py").exists():
+            assert f"{path.name}/" in words
+        elif path.suffix == ".py" and path.name != "__init__.py":
+            assert path.name in words
+    for path in (TOP / "tools").glob("*.py"):
+        assert f"tools/{path.name}" in words
+    assert "benchmarks/" in words
+
+
 def within(name: str, *packages: str) -> bool:
     """True where ``name`` is one of the packages or lies in one."""
     return any(name == package or name.startswith(package + ".") for package in packages)
