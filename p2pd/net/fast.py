@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet import main, tcp
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress, IConnector
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -87,6 +88,11 @@ class _Fast(tcp.Connection):
 
     def tune(self) -> None:
         """Set the socket's options; called by the protocol when it is connected."""
+        # Where it was reset meanwhile these fail; that it is lost is told as ever.
+        with contextlib.suppress(OSError):
+            self._tune()
+
+    def _tune(self) -> None:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _LOWAT)
         if self.socket.getsockname()[0] == self.socket.getpeername()[0]:
@@ -287,6 +293,11 @@ class _OnceFactory(ClientFactory):
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         if not self.connected.called:
             self.connected.errback(reason)
+
+    def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:
+        # Usually the protocol's own business, but it may not have come to say that it is connected.
+        if not self.connected.called:
+            self.connected.errback(ConnectError(string=reason.getErrorMessage()))
 
 
 def dial(reactor: Any, host: str, port: int, protocol: TwistedProtocol) -> Deferred[TwistedProtocol]:
