@@ -36,8 +36,6 @@ from p2pd.share.partial import Job
 from p2pd.status import Banned, State, TransferStatus
 from p2pd.text import escape
 
-PROGRESS_EVERY = 0.2
-
 log = Logger("p2pd.peer")
 
 
@@ -73,7 +71,6 @@ class Download:
         """What is to be opened, and the pieces that it is said to hold: hashed then."""
         self._size: int | None = job.size
         self._waiters = Waiters()
-        self._told = 0.0
         self._checking = False
         self._finishing = False
         self._given_up = False
@@ -156,9 +153,8 @@ class Download:
         self._watch_sources(now)
         if intake is not None and not self._finishing and self._keeper.due(intake, now):
             self.spawn(self._save(intake))
-        if intake is not None and now - self._told >= PROGRESS_EVERY:
-            self._told = now
-            self._waiters.progress(intake)
+        if intake is not None:
+            self._waiters.progress(intake, now)
 
     @property
     def state(self) -> State:
@@ -264,6 +260,7 @@ class Download:
             return
         if self._keeper.in_trouble or not self._seeking.closed:
             return
+        self._waiters.progress(intake, self._house.now())
         self._finishing = True
         self.spawn(self._finish(intake))
 

@@ -25,7 +25,8 @@ from p2pd.text import escape
 
 KEEP_ENDED = 3600.0
 """Seconds for which ended transfers stay listed."""
-MAX_ENDED = 1000
+MAX_ENDED = 10_000
+"""Of each direction; each takes about half a KiB."""
 
 Emit = Callable[[dict[str, Any]], None]
 

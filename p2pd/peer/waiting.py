@@ -12,6 +12,8 @@ from p2pd.errors import P2PError
 from p2pd.peer.intake import Intake
 from p2pd.portable import unportable
 
+PROGRESS_EVERY = 0.2
+"""Seconds."""
 QUIET = 2.0
 """Seconds without a byte after which the rate is none: what is left of a mean says nothing then."""
 
@@ -39,6 +41,7 @@ class Waiters:
     def __init__(self) -> None:
         self._all: list[Waiter] = []
         self._outcome: P2PError | dict[str, Any] | None = None
+        self._told = float("-inf")
         self._rate = 0.0
         self._measured: tuple[float, int] | None = None
         self._moved = 0.0
@@ -79,10 +82,11 @@ class Waiters:
         else:
             waiter.outcome.callback(outcome)
 
-    def progress(self, intake: Intake) -> None:
-        """Tell everybody how far it is; the caller sees to it that this is at most 5 times a second."""
-        if not self._all:
+    def progress(self, intake: Intake, now: float) -> None:
+        """Tell everybody how far it is, at most 5 times a second."""
+        if not self._all or now - self._told < PROGRESS_EVERY:
             return
+        self._told = now
         sources = [{"name": info.name, "host": info.host, "port": info.port} for info in intake.infos()]
         for waiter in list(self._all):
             if sources != (waiter.sources or []):

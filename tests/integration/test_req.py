@@ -140,6 +140,17 @@ def test_a_holder_that_comes_up_meanwhile_is_used(host: Host) -> None:
     assert (host.folder / "rx/f").read_bytes() == content
 
 
+def test_of_a_file_that_is_there_in_no_time_everything_is_told(host: Host) -> None:
+    manager = host.manager()
+    holder = host.peer("holder", manager=manager, files={"f": b"short"})
+    peer = host.peer("rx", manager=manager)
+    peer.wait_peers(1)
+    events = list(peer.events("req f"))
+    assert [event["event"] for event in events] == ["started", "sources", "progress", "done"]
+    assert events[1]["sources"] == [{"name": "holder", "host": "127.0.0.1", "port": holder.port}]
+    assert (events[2]["bytes"], events[2]["size"]) == (5, 5)
+
+
 def test_no_wait_returns_once_it_would_survive_a_kill(host: Host) -> None:
     content = os.urandom(2_000_000)
     manager = host.manager()

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from p2pd.model import PeerId, PeerInfo
 from p2pd.peer.intake import Intake
-from p2pd.peer.waiting import QUIET, Waiters
+from p2pd.peer.waiting import PROGRESS_EVERY, QUIET, Waiters
 
 
 def intake(*names: str) -> Intake:
@@ -30,10 +30,11 @@ def test_each_client_is_told_the_sources_once_and_when_they_change() -> None:
     one: list[dict[str, Any]] = []
     two: list[dict[str, Any]] = []
     waiters.add(one.append, 30, 0.0)
-    waiters.progress(intake("a"))
+    waiters.progress(intake("a"), 0.0)
     waiters.add(two.append, 30, 0.0)
-    waiters.progress(intake("a"))
-    waiters.progress(intake("a", "b"))
+    waiters.progress(intake("a"), 1.0)
+    waiters.progress(intake("a", "b"), 2.0)
+    waiters.progress(intake("a", "b", "c"), 2.0 + PROGRESS_EVERY / 2)
     assert told(one) == [["a"], ["a", "b"]]
     assert told(two) == [["a"], ["a", "b"]]
     assert sum(event["event"] == "progress" for event in one) == 3
