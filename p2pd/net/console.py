@@ -33,7 +33,7 @@ __all__ = ["FOR_TWISTD", "Console", "FileOut", "PipeOut", "console_for", "for_tw
 MAX_WAITING = 256 * 1024
 """Bytes of the log that wait for a reader."""
 AT_ONCE = 4096
-"""Bytes that a pipe, a terminal or a socket takes without a wait where it takes any at all."""
+"""Bytes that a pipe or a socket takes without a wait where it takes any at all."""
 TRY_AGAIN = 0.5
 """Seconds between tries to write what waits."""
 AT_EXIT = 0.5
@@ -58,7 +58,7 @@ class PipeOut:
     """A descriptor: pipe, terminal, socket or file. ``None``: there is none."""
 
     def __init__(self, descriptor: int | None) -> None:
-        self._descriptor = descriptor
+        self._descriptor = _without_waiting(descriptor) if descriptor is not None else None
         self._waiting = bytearray()
         self._lost = 0
 
@@ -99,6 +99,16 @@ class PipeOut:
                     self._descriptor = None  # its reader is gone for good
                 return
             del self._waiting[:count]
+
+
+def _without_waiting(descriptor: int) -> int:
+    """A terminal opened anew, for us alone: one that takes a byte may still make who writes more wait,
+    and not to wait is a setting of the opening, which we share with the shell."""  # fmt: skip
+    with contextlib.suppress(OSError):
+        if os.isatty(descriptor):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{descriptor}", flags)
+    return descriptor
 
 
 class FileOut:

@@ -183,3 +183,26 @@ def test_twistds_options_say_where(tmp_path: Path) -> None:
     console = console_for({"logfile": str(tmp_path / "log"), "nodaemon": True})
     Logger("test", observer=console).info("hello")
     assert "[test#info] hello" in (tmp_path / "log").read_text()
+
+
+def test_a_terminal_whose_reader_stalls_is_not_waited_for() -> None:
+    master, slave = os.openpty()
+    try:
+        out, ended = PipeOut(slave), threading.Event()
+
+        def say_much() -> None:
+            for number in range(2000):
+                out.write(f"line {number:04} {'x' * 80}\n")
+            ended.set()
+
+        threading.Thread(target=say_much, daemon=True).start()
+        assert ended.wait(30)
+        assert out.waiting
+        said = b""
+        while out.waiting or b"line 1999" not in said:
+            said += os.read(master, 65536)
+            out.flush()
+        assert [int(line.split()[1]) for line in said.splitlines()] == list(range(2000))
+    finally:
+        os.close(master)
+        os.close(slave)
