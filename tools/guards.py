@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parent.parent
-PARTS = ("p2pd", "twisted", "tests", "setup.cfg", "pyproject.toml", "docs")
+PARTS = ("p2pd", "twisted", "tests", "benchmarks", "setup.cfg", "pyproject.toml", "docs")
 
 
 def run(copy: Path, test: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.files import make_cold
 from p2pd.wire import messages as m
 from tests.faults.test_storage import PIECE, false_holder, held_in, until_bytes
 from tests.rig import Daemon, Host, Oracle, Raw
@@ -145,7 +146,7 @@ def test_a_file_that_cannot_be_read_costs_its_holder_nothing_else(host: Host, ca
     assert peer.share is not None
     oracle = Oracle(host, [holder, peer], {"f": content, "g": b"another file"}).warm()
     if call == "pread64":
-        chill(holder.share / "f")
+        make_cold(holder.share / "f")
     tracer = inject(holder, call, "error=EIO", holder.share / "f")
     asked = peer.begin("req f --timeout 60")
     wait_until(lambda: injected(holder, call) > 0, "the disk erred")
@@ -157,13 +158,6 @@ def test_a_file_that_cannot_be_read_costs_its_holder_nothing_else(host: Host, ca
     asked.result(120).done  # noqa: B018
     assert (peer.share / "f").read_bytes() == content
     oracle.check()
-
-
-def chill(path: Path) -> None:
-    """Let nothing of a file be in memory."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @pytest.mark.fault(49)
