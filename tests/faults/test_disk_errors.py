@@ -92,7 +92,7 @@ def test_what_was_held_is_hashed_once_after_a_start_and_never_otherwise(host: Ho
     assert sorted(again) == sorted({*range(count)} - {*held} | {*rotten}), "the rotten ones, and no others"
     wait_until(lambda: not list((share / ".p2pd").iterdir()), "it is over")
     assert read() == len(held) * PIECE, "what was held is read once, and the rest not again"
-    oracle.rebase()
+    oracle.relinked()
     oracle.check()
 
 

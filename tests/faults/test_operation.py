@@ -62,7 +62,7 @@ def test_a_signal_in_the_middle_of_a_transfer_keeps_what_came(host: Host, number
     assert (share / "f").read_bytes() == content
     fetched = sum(get.length for get in holder.gets[before:])
     assert fetched <= len(content) - 500_000, "what came is not fetched again"
-    oracle.rebase()
+    oracle.relinked()
     oracle.check()
 
 
@@ -91,8 +91,7 @@ def test_a_second_signal_ends_at_once(host: Host, role: str) -> None:
         each.close()
     daemon.start()
     oracle.daemons.append(daemon)
-    oracle.rebase()
-    oracle.check()
+    oracle.relinked().check()
 
 
 def _refuses(port: int) -> bool:

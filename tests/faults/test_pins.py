@@ -62,7 +62,7 @@ def test_a_consistent_fake_is_another_content_and_fails_the_digest(host: Host) -
     assert chosen["sources"] == [{"name": "h", "bytes": SIZE}]
     assert (peer.share / "f").read_bytes() == right
     oracle.daemons.append(holder)
-    oracle.rebase()
+    oracle.relinked()
     oracle.check()
 
 
@@ -108,7 +108,7 @@ def test_a_file_is_deleted_in_the_middle_of_its_transfer(host: Host, other: bool
         wait_until((peer.share / "f").exists, "it goes on by itself")
         sent = {item["name"]: item["bytes"] for item in third.ask("transfers").items}
         assert sent["f"] < SIZE - held // 2, "what was held is not fetched again"
-        oracle.rebase()
+        oracle.relinked()
     assert (peer.share / "f").read_bytes() == content
     oracle.check()
 

@@ -281,7 +281,7 @@ def test_a_transfer_survives_many_kills_and_fetches_nothing_twice_that_was_noted
         assert not again & noted, "pieces that were noted as held are fetched again"
     assert (share / "f").read_bytes() == content
     assert len(noted) > count // 4, "kills came late enough that much was noted"
-    oracle.rebase()
+    oracle.relinked()
     oracle.check()
 
 
@@ -346,7 +346,7 @@ def test_a_kill_at_each_storage_call_leaves_a_job_or_the_file(host: Host, part: 
         wait_until((share / "sub/f").exists, f"{call} {number}: the file after a new start")
         assert (share / "sub/f").read_bytes() == content
         wait_until(partial(_ended, peer, share), f"{call} {number}: {part_files(share)} left behind")
-        oracle.rebase()
+        oracle.relinked()
         oracle.check()
         shutil.rmtree(oracle.canary)
         assert peer.stop() == 0
@@ -497,7 +497,7 @@ def test_state_files_that_are_no_files_are_dropped(half: Half) -> None:
     assert (share / "f").read_bytes() == half.content
     assert not (share / "f").is_symlink()
     oracle.daemons.append(peer)
-    oracle.rebase()
+    oracle.relinked()
     oracle.check()
 
 

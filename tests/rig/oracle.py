@@ -61,6 +61,13 @@ class Oracle:
         self.rebase()
         return self
 
+    def relinked(self) -> Oracle:
+        """As :meth:`warm`, once all have a link to the manager: one still being made would be missing."""
+        for daemon in self.host.daemons:
+            if daemon.role == "p2ppeer" and daemon.process.poll() is None:
+                wait_until(partial(_linked, daemon), "the link to the manager is made")
+        return self.warm()
+
     def answers(self, daemon: Daemon) -> None:
         """Another client's `req` is answered in time."""
         result = daemon.ask("req there/is/no.such", ANSWER) if daemon.role == "p2ppeer" else None
@@ -88,6 +95,10 @@ class Oracle:
                 if daemon.share is not None and (daemon.share / name).is_file():
                     found = hashlib.sha256((daemon.share / name).read_bytes()).hexdigest()
                     assert found == hashlib.sha256(content).hexdigest(), f"{name} is not the original"
+
+
+def _linked(daemon: Daemon) -> bool:
+    return bool(daemon.status()["manager"] != "connecting")
 
 
 def _few_fds(daemon: Daemon, limit: int) -> bool:
