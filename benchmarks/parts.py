@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import statistics
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import blake3
 
 from benchmarks.contender import Contender, measure
 from benchmarks.files import GIB, MIB, filesystem, in_memory, make_cold, make_file, need_room, same
@@ -218,13 +220,14 @@ def _start(
 def hashing(settings: Settings) -> Json:
     """A running peer is given files, in memory, and hashes them; once left alone, once asked for `status`.
 
-    Processor seconds are those from the moment that the files were given. Last, a cold start with
-    the files there, asked for `status` from its first answer on.
+    Processor seconds are those from the moment that the files were given. Next to it, in every
+    round, the limit: the same files read and hashed by a loop of a few lines. Last, a cold start
+    with the files there, asked for `status` from its first answer on.
     """
     size = 2 * settings.size
     need_room(settings.memory, size + 16 * MIB)
     count = 4
-    found: Json = {"size": size // count * count, "alone": [], "asked": [], "start": []}
+    found: Json = {"size": size // count * count, "alone": [], "asked": [], "limit": [], "start": []}
     with _folder(settings.memory) as folder, _host(folder) as host:
         for number in range(count):
             make_file(folder / f"{number}.bin", size // count)
@@ -233,6 +236,10 @@ def hashing(settings: Settings) -> Json:
         share = peer.share
         assert share is not None
         for number in range(settings.rounds + 1):
+            limit = sum(bare_hashing(folder / f"{each}.bin") for each in range(count))
+            settings.say(f"{found['size']} bytes read and hashed, no more: {limit:.2f} s of processor")
+            if number:
+                found["limit"].append({"cpu": limit})
             for kind in ("alone", "asked"):
                 (before,), began = calm_cpu_seconds([peer.pid]), time.perf_counter()
                 with contextlib.ExitStack() as stack:
@@ -260,6 +267,17 @@ def hashing(settings: Settings) -> Json:
         seconds = time.perf_counter() - began
         found["start"].append({"seconds": seconds, "cpu": cpu_seconds([peer.pid]), "probes": probes})
     return found
+
+
+def bare_hashing(path: Path) -> float:
+    """Seconds of processor for reading a file into one buffer, a MiB at a time, and hashing that."""
+    hasher, buffer = blake3.blake3(), memoryview(mmap.mmap(-1, MIB))
+    began = time.process_time()
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    hasher.digest()
+    return time.process_time() - began
 
 
 PARTS: dict[str, Callable[[Settings], Json]] = {

@@ -182,9 +182,11 @@ def _hashing(part: Json) -> str:
     per_cpu, wall = (
         spread([part["size"] / each[key] / 1e9 for each in alone], ".2f") for key in ("cpu", "seconds")
     )
+    limit = spread([part["size"] / each["cpu"] / 1e9 for each in part["limit"]], ".2f")
     probes = [each["probes"] for each in part["asked"] + part["start"]]
     return (
         f"### Hashing in the background\n\nOf {size_text(part['size'])} in memory: {per_cpu} GB per second "
-        f"of processor; {wall} GB/s from the moment that the files appear. Meanwhile, and in a cold start, "
+        f"of processor, where a loop that reads a MiB and hashes it has {limit} in the same minutes; "
+        f"{wall} GB/s from the moment that the files appear. Meanwhile, and in a cold start, "
         f"{_answers(probes)}."
     )
