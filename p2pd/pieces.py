@@ -45,33 +45,64 @@ def share_bounds(rank: int, holders: int, count: int) -> tuple[int, int]:
     return rank * count // holders, (rank + 1) * count // holders
 
 
-class Bitfield:
-    """Which of ``count`` pieces somebody has; bit 7 of byte 0 is piece 0, as in BitTorrent."""
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
-    __slots__ = ("_bits", "_held", "count")
+
+def mask_of(pieces: Iterable[int]) -> int:
+    """Pieces as a number whose bit i stands for piece i: unions and differences in one step."""
+    mask = 0
+    for piece in pieces:
+        mask |= 1 << piece
+    return mask
+
+
+def pieces_in(mask: int) -> Iterator[int]:
+    """The pieces of such a number, ascending."""
+    for position, byte in enumerate(mask.to_bytes((mask.bit_length() + 7) // 8, "little")):
+        if byte:
+            for bit in range(8):
+                if byte >> bit & 1:
+                    yield position * 8 + bit
+
+
+def lowest(mask: int) -> int:
+    """The first piece of such a number, which is not 0."""
+    return (mask & -mask).bit_length() - 1
+
+
+def highest(mask: int) -> int:
+    """The last piece of such a number, which is not 0."""
+    return mask.bit_length() - 1
+
+
+def run_mask(first: int, end: int) -> int:
+    """The pieces [first, end) as such a number."""
+    return (1 << end) - (1 << first)
+
+
+class Bitfield:
+    """Which of ``count`` pieces somebody has; in packed form bit 7 of byte 0 is piece 0, as in BitTorrent."""
+
+    __slots__ = ("_held", "_mask", "count")
 
     def __init__(self, count: int, bits: bytes | None = None) -> None:
         """``bits``: packed form; ValueError for a wrong length or spare bits that are set."""
         self.count = count
         length = (count + 7) // 8
         if bits is None:
-            self._bits = bytearray(length)
-            self._held = 0
+            self._mask = self._held = 0
             return
         if len(bits) != length:
             raise ValueError(f"a bitfield of {count} pieces has {length} bytes, not {len(bits)}")
         if count % 8 and bits[-1] & (0xFF >> (count % 8)):
             raise ValueError("spare bits of the bitfield are set")
-        self._bits = bytearray(bits)
-        self._held = int.from_bytes(self._bits, "big").bit_count()
+        self._mask = int.from_bytes(bits.translate(_REVERSED), "little")
+        self._held = self._mask.bit_count()
 
     @classmethod
     def full(cls, count: int) -> Bitfield:
         """All pieces held."""
-        bits = bytearray(b"\xff" * ((count + 7) // 8))
-        if count % 8:
-            bits[-1] = (0xFF << (8 - count % 8)) & 0xFF
-        return cls(count, bytes(bits))
+        return cls.from_mask(count, run_mask(0, count))
 
     @classmethod
     def of(cls, count: int, pieces: Iterable[int]) -> Bitfield:
@@ -81,24 +112,46 @@ class Bitfield:
             field.add(piece)
         return field
 
+    @classmethod
+    def from_mask(cls, count: int, mask: int) -> Bitfield:
+        """The pieces of ``mask`` held, see :func:`mask_of`; IndexError for one out of range."""
+        if mask >> count:
+            raise IndexError(f"piece {highest(mask)} of {count}")
+        field = cls(count)
+        field._mask, field._held = mask, mask.bit_count()
+        return field
+
+    @property
+    def mask(self) -> int:
+        """The pieces held, see :func:`mask_of`."""
+        return self._mask
+
     def __contains__(self, piece: int) -> bool:
-        return 0 <= piece < self.count and bool(self._bits[piece >> 3] & (0x80 >> (piece & 7)))
+        return 0 <= piece < self.count and bool(self._mask >> piece & 1)
 
     def add(self, piece: int) -> bool:
         """Mark ``piece`` held; False where it was already. IndexError out of range."""
         if not 0 <= piece < self.count:
             raise IndexError(f"piece {piece} of {self.count}")
-        mask = 0x80 >> (piece & 7)
-        if self._bits[piece >> 3] & mask:
+        if self._mask >> piece & 1:
             return False
-        self._bits[piece >> 3] |= mask
+        self._mask |= 1 << piece
         self._held += 1
         return True
+
+    def update(self, mask: int) -> int:
+        """Mark the pieces of ``mask`` held; gives those that were not. IndexError out of range."""
+        if mask >> self.count:
+            raise IndexError(f"piece {highest(mask)} of {self.count}")
+        new = mask & ~self._mask
+        self._mask |= new
+        self._held += new.bit_count()
+        return new
 
     def discard(self, piece: int) -> None:
         """Mark ``piece`` not held."""
         if piece in self:
-            self._bits[piece >> 3] &= ~(0x80 >> (piece & 7)) & 0xFF
+            self._mask ^= 1 << piece
             self._held -= 1
 
     def __len__(self) -> int:
@@ -107,14 +160,10 @@ class Bitfield:
 
     def __iter__(self) -> Iterator[int]:
         """The pieces held, ascending."""
-        for position, byte in enumerate(self._bits):
-            if byte:
-                for bit in range(8):
-                    if byte & (0x80 >> bit):
-                        yield position * 8 + bit
+        return pieces_in(self._mask)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Bitfield) and self.count == other.count and self._bits == other._bits
+        return isinstance(other, Bitfield) and self.count == other.count and self._mask == other._mask
 
     __hash__ = None  # type: ignore[assignment]  # mutable
 
@@ -124,21 +173,26 @@ class Bitfield:
         return self._held == self.count
 
     def __bytes__(self) -> bytes:
-        return bytes(self._bits)
+        return self._mask.to_bytes((self.count + 7) // 8, "little").translate(_REVERSED)
 
     def copy(self) -> Bitfield:
         """An independent copy."""
-        return Bitfield(self.count, bytes(self._bits))
+        return Bitfield.from_mask(self.count, self._mask)
 
     def runs(self) -> list[tuple[int, int]]:
         """The pieces held as half-open runs, ascending: [(first, end), ...]."""
-        found: list[tuple[int, int]] = []
-        for piece in self:
-            if found and found[-1][1] == piece:
-                found[-1] = (found[-1][0], piece + 1)
-            else:
-                found.append((piece, piece + 1))
-        return found
+        return mask_runs(self._mask)
+
+
+def mask_runs(mask: int) -> list[tuple[int, int]]:
+    """The pieces of ``mask`` as half-open runs, ascending."""
+    found: list[tuple[int, int]] = []
+    for piece in pieces_in(mask):
+        if found and found[-1][1] == piece:
+            found[-1] = (found[-1][0], piece + 1)
+        else:
+            found.append((piece, piece + 1))
+    return found
 
 
 def format_runs(runs: Iterable[tuple[int, int]]) -> str:

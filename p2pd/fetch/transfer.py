@@ -9,7 +9,6 @@ every :data:`TICK` seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 import attrs
@@ -42,8 +41,9 @@ ENDGAME_GAIN = 1.5
 class Driver(Protocol):
     """What a :class:`Transfer` says, to be carried out at once or soon, never to call back within."""
 
-    def want(self, source: SourceKey, count: int) -> None:
-        """Ask the source to keep ``count`` grants open; 0: none more."""
+    def want(self, source: SourceKey, count: int, place: int) -> None:
+        """Ask the source to keep ``count`` grants open; 0: none more. ``place``: the piece at which
+        its share begins, where it is a complete holder and names pieces itself."""
 
     def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
         """Use the grant for these pieces. ``duplicate``: another source is on them too."""
@@ -109,7 +109,7 @@ class Transfer:
     """
 
     def __init__(
-        self, size: int, piece_size: int, held: Bitfield, driver: Driver, *, seed: str | None = None
+        self, size: int, piece_size: int, held: Bitfield, driver: Driver, *, seed: str = ""
     ) -> None:
         self._size = size
         self._piece_size = piece_size
@@ -166,10 +166,12 @@ class Transfer:
             self._release(source, get)
         self._wake(now)
 
-    def source_has(self, key: SourceKey, pieces: Iterable[int], now: float) -> None:
-        """A partial source announces further pieces."""
-        self._picker.source_has(key, pieces)
-        self._wake(now)
+    def source_has(self, key: SourceKey, mask: int, now: float) -> None:
+        """A partial source announces further pieces. IndexError for one out of range."""
+        source = self.sources.get(key)
+        if source is not None:
+            self._picker.source_has(key, mask)
+            self._wake_one(source, now)
 
     def pause(self) -> None:
         """Ask for nothing more and cancel what is under way."""
@@ -180,7 +182,7 @@ class Transfer:
                 self._release(source, get)
             if not source.idle:
                 source.idle, source.stalled = True, False
-                self._driver.want(source.key, 0)
+                self._driver.want(source.key, 0, 0)
 
     def resume(self, now: float) -> None:
         """Go on after :meth:`pause`."""
@@ -189,25 +191,29 @@ class Transfer:
 
     # Sources speak
 
-    def granted(self, key: SourceKey, grant: int, limit: int, now: float) -> bool:
+    def granted(self, key: SourceKey, grant: int, limit: int, now: float, named: Run | None = None) -> bool:
         """The source has a slot for up to ``limit`` bytes: pieces are named by ``get``.
 
-        False: there is nothing to ask for, and the source is told `want` again when there is.
+        ``named``: the slot is for these pieces only. False: there is nothing to ask for; unless it
+        was about certain pieces, the source is told `want` again when there is.
         """
         source = self.sources.get(key)
         if source is not None and source.stalled:
             source.stalled = source.idle = False  # it speaks again, and its `want` still stands there
-        if source is None or self.paused or source.idle:
+        if source is None or self.paused or self.done:
             return False
         if (source.careful and source.gets) or len(source.gets) >= MOST_GETS:
             source.idle = True
             return False
-        run = self._picker.take(key, self._run_length(source, limit))
+        if named is None:
+            run = self._picker.take(key, self._run_length(source, limit))
+        else:
+            run = self._picker.take_named(named)
         duplicate = False
         if run is None:
             piece = self._slowest_piece(source, now)
-            if piece is None or self._length(piece) > limit:
-                source.idle = True
+            if piece is None or self._length(piece) > limit or (named is not None and piece not in named):
+                source.idle = source.idle or named is None
                 return False
             if self._length(piece) > MAX_DUPLICATE:
                 # Too long to wait in memory for a second copy: it is taken from the slow one.
@@ -270,12 +276,12 @@ class Transfer:
             source.careful = False
             self._driver.trust(key)
             if not source.idle:
-                self._driver.want(key, self._wanted(source))
+                self._want(source, self._wanted(source))
             self._wake(now)
         if new and not source.proved:
             source.proved = True
             if self._piece_size > FIRST_RUN and not source.idle:
-                self._driver.want(source.key, GRANTS)
+                self._want(source, GRANTS)
         return new
 
     def piece_written(self, piece: int) -> None:
@@ -321,7 +327,7 @@ class Transfer:
                 # It was told `want` and gives nothing: no source for now. Lest it was lost, say it again.
                 source.stalled = True
                 source.heard = now
-                self._driver.want(source.key, self._wanted(source))
+                self._want(source, self._wanted(source))
         self._wake(now)
 
     # Inside
@@ -350,20 +356,24 @@ class Transfer:
         else:
             self._asked.pop(piece, None)
 
+    def _want(self, source: Source, count: int) -> None:
+        self._driver.want(source.key, count, self._picker.place(source.key))
+
     def _wake(self, now: float) -> None:
         """Sources that had nothing to do are asked again where they can help now."""
-        if self.paused or self.done:
-            return
         for source in list(self.sources.values()):
-            if len(source.gets) >= MOST_GETS or (source.careful and source.gets):
-                continue
-            if source.idle and not source.stalled:
-                could = self._picker.could_help(source.key) or self._slowest_piece(source, now) is not None
-                if could:
-                    source.idle = False
-                    if not source.gets:
-                        source.heard = now
-                    self._driver.want(source.key, self._wanted(source))
+            self._wake_one(source, now)
+
+    def _wake_one(self, source: Source, now: float) -> None:
+        if not source.idle or source.stalled or self.paused or self.done:
+            return
+        if len(source.gets) >= MOST_GETS or (source.careful and source.gets):
+            return
+        if self._picker.could_help(source.key) or self._slowest_piece(source, now) is not None:
+            source.idle = False
+            if not source.gets:
+                source.heard = now
+            self._want(source, self._wanted(source))
 
     def _run_length(self, source: Source, limit: int) -> int:
         """How many pieces to ask for at once."""

@@ -34,7 +34,7 @@ class Wire:
         self.trusted: list[SourceKey] = []
         self._grant = 0
 
-    def want(self, source: SourceKey, count: int) -> None:
+    def want(self, source: SourceKey, count: int, place: int) -> None:
         self.wants[source] = count
 
     def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
@@ -121,7 +121,7 @@ def test_a_source_is_never_asked_for_what_it_lacks() -> None:
     assert picker.take("x", 6) == Run(1, 2)
     assert picker.take("x", 6) == Run(3, 4)
     assert picker.take("x", 6) is None
-    picker.source_has("x", [5])
+    picker.source_has("x", 1 << 5)
     assert picker.take("x", 6) == Run(5, 6)
 
 

@@ -1,0 +1,370 @@
+"""Whom to serve next, with how much, and what a complete holder hands out. Pure; told what happens and when.
+
+The other side of :mod:`p2pd.fetch.transfer`: a downloader says how many grants it wants,
+:class:`Granting` gives them where they help, and says which of the ranges that were named by
+them are to be sent now. It speaks to a :class:`Driver`; times are seconds of any monotonic clock.
+
+With one downloader the grants run ahead, and the wire never waits. With several they are given
+in turn, just so many that the link does not idle until they are used: what waits in a queue
+cannot be reconsidered. A complete holder then names the pieces itself, every one once before any
+twice, by times sent plus times announced; of several complete holders each begins with its share.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Protocol
+
+import attrs
+
+from p2pd.fetch.picker import Run, forward
+from p2pd.fetch.rarity import Rarity
+from p2pd.pieces import Bitfield, highest, lowest, run_mask
+
+ALONE = 4
+"""Grants open at once for a file that nobody else wants."""
+GRANT_BYTES = 16 * 1024 * 1024
+"""Bytes of a grant at most, or one piece."""
+ALONE_RUN = 0.1
+"""Where nobody else wants any, a grant is for as much as goes out in so many seconds."""
+FIRST_RUN = 128 * 1024
+"""Bytes of a grant before our rate is known: others may come in a moment."""
+LEAST = 4
+"""Grants open at once before our rate is known."""
+MOST_EACH = 2
+"""Grants open at once for one of several downloaders."""
+SLOTS = 4
+"""Ranges sent at once to different downloaders."""
+AHEAD = 0.02
+"""Seconds of sending that are granted beyond the time in which a grant is used."""
+SWARM_RUN = 0.01
+"""A run that we name ourselves is about what goes out in so many seconds, but whole pieces."""
+FORGOTTEN = 5.0
+"""Seconds after which a grant that was not used holds up nobody else."""
+SLOW = 12.0
+"""A downloader that takes less than this part of our rate while we send to it holds up nobody else."""
+
+ClientKey = Hashable
+FileKey = Hashable
+
+
+class Driver(Protocol):
+    """What :class:`Granting` says, to be carried out at once or soon, never to call back within."""
+
+    def grant(self, client: ClientKey, file: FileKey, grant: int, limit: int, run: Run | None) -> None:
+        """A slot of up to ``limit`` bytes; ``run``: only for these pieces."""
+
+    def send(self, client: ClientKey, grant: int) -> None:
+        """Send what was named by this grant."""
+
+
+@attrs.define(eq=False)
+class _Open:
+    grant: int
+    client: _Client
+    bytes: int
+    at: float
+    run: Run | None = None  # named by us, or by them
+    ours: bool = False  # named by us
+    used: bool = False
+    began: float | None = None
+    """When sending began."""
+
+
+@attrs.define(eq=False)
+class _Client:
+    key: ClientKey
+    file: _Stock
+    served: float
+    want: int = 0
+    announced: int = 0
+    given: int = 0
+    """Pieces that were named by a grant of ours: they are on their way, or came."""
+    refused: int = 0
+    """Pieces that it declined: it has them, or asked somebody else."""
+    quiet: bool = False
+    """It had nothing to ask for: not before something changed."""
+    open: dict[int, _Open] = attrs.Factory(dict)
+    rate: float = 0.0
+
+    @property
+    def lacks(self) -> int:
+        """Pieces that we could give it."""
+        held = self.file.held
+        return (held.mask if held is not None else self.file.everything) & ~(
+            self.announced | self.given | self.refused
+        )
+
+
+@attrs.define(eq=False)
+class _Stock:
+    key: FileKey
+    count: int
+    piece_size: int
+    held: Bitfield | None
+    everything: int
+    counts: Rarity
+    place: int = 0  # where our share begins
+    clients: dict[ClientKey, _Client] = attrs.Factory(dict)
+
+    @property
+    def complete(self) -> bool:
+        return self.held is None or self.held.complete
+
+
+class Granting:
+    """See the module."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._stocks: dict[FileKey, _Stock] = {}
+        self._open: dict[int, _Open] = {}
+        self._waiting: deque[_Open] = deque()  # named, and not yet being sent
+        self._sending: set[_Open] = set()
+        self._next = 1
+        self.rate = 0.0
+        """Bytes per second, smoothed, of all that goes out."""
+        self._window = 0
+        self._window_start = 0.0
+        self._turnaround = 0.0
+
+    # What there is
+
+    def offer(self, file: FileKey, count: int, piece_size: int, held: Bitfield | None) -> None:
+        """``file`` of ``count`` pieces of ``piece_size`` bytes may be wanted.
+
+        ``held`` None: all of it; else the pieces held, an object that its owner keeps up to date.
+        """
+        stock = self._stocks.get(file)
+        if stock is None:
+            self._stocks[file] = _Stock(file, count, piece_size, held, run_mask(0, count), Rarity(count))
+        else:
+            stock.held = held
+
+    def gained(self, file: FileKey, piece: int, now: float) -> None:
+        """A partial holder has one piece more."""
+        stock = self._stocks.get(file)
+        if stock is not None:
+            for client in stock.clients.values():
+                if client.quiet and client.lacks >> piece & 1:
+                    client.quiet = False
+            self._go_on(now)
+
+    def withdraw(self, file: FileKey) -> None:
+        """It is not served any more."""
+        stock = self._stocks.pop(file, None)
+        if stock is not None:
+            for client in list(stock.clients.values()):
+                self._drop(client)
+
+    # What downloaders say
+
+    def want(self, client: ClientKey, file: FileKey, count: int, now: float, *, place: int = 0) -> None:
+        """It wants ``count`` grants open. ``place``: the piece at which our share begins for it."""
+        stock = self._stocks[file]
+        one = stock.clients.get(client)
+        if one is None:
+            if not count:
+                return
+            served = min((other.served for other in self._clients() if other.want), default=0.0)
+            one = stock.clients[client] = _Client(client, stock, served)
+        stock.place = place if 0 <= place < max(stock.count, 1) else 0
+        one.want, one.quiet, one.refused = count, False, 0
+        if not one.open and not one.lacks:
+            one.given = 0  # what was sent did not do
+        self._go_on(now)
+
+    def has(self, client: ClientKey, file: FileKey, mask: int, now: float) -> None:
+        """It announces pieces. IndexError for one out of range."""
+        stock = self._stocks.get(file)
+        one = stock.clients.get(client) if stock is not None else None
+        if stock is None:
+            return
+        if mask >> stock.count:
+            raise IndexError(f"piece {highest(mask)} of {stock.count}")
+        if one is None:
+            served = min((other.served for other in self._clients() if other.want), default=0.0)
+            one = stock.clients[client] = _Client(client, stock, served)
+        new = mask & ~one.announced
+        one.announced |= new
+        stock.counts.add(new)
+
+    def named(self, grant: int, run: Run, length: int, now: float) -> None:
+        """A grant is used for ``length`` bytes, for these pieces."""
+        opened = self._open[grant]
+        client = opened.client
+        if opened.ours and opened.run is not None:
+            spared = opened.run.mask & ~run.mask
+            client.file.counts.remove(spared)
+            client.given &= ~spared
+        elif client.file.complete:
+            client.file.counts.add(run.mask)
+        client.given |= run.mask
+        client.served += length - opened.bytes
+        opened.run, opened.bytes, opened.used = run, length, True
+        self._turnaround += (now - opened.at - self._turnaround) * 0.2
+        self._waiting.append(opened)
+        self._go_on(now)
+
+    def declined(self, grant: int, now: float) -> None:
+        """It has nothing to ask for by this grant."""
+        opened = self._open.get(grant)
+        if opened is None or opened.used:
+            return
+        client = opened.client
+        self._turnaround += (now - opened.at - self._turnaround) * 0.2
+        if opened.ours and opened.run is not None:
+            client.refused |= opened.run.mask
+        else:
+            client.quiet = True
+        self._close(opened)
+        self._go_on(now)
+
+    def dropped(self, grant: int, now: float) -> None:
+        """It was cancelled."""
+        opened = self._open.get(grant)
+        if opened is not None:
+            if opened.used and opened.run is not None:
+                opened.client.given &= ~opened.run.mask
+            self._close(opened)
+            self._go_on(now)
+
+    def left(self, client: ClientKey, now: float) -> None:
+        """Its conversation is over."""
+        for stock in list(self._stocks.values()):
+            one = stock.clients.get(client)
+            if one is not None:
+                self._drop(one)
+        self._go_on(now)
+
+    # What becomes of it
+
+    def sent(self, count: int, now: float) -> None:
+        """``count`` bytes went out."""
+        self._window += count
+        span = now - self._window_start
+        if span >= 0.1:
+            sample = self._window / span
+            self.rate += (sample - self.rate) * (0.3 if self.rate and span < 1.0 else 1.0)
+            self._window, self._window_start = 0, now
+
+    def finished(self, grant: int, now: float) -> None:
+        """All that was named by the grant went out."""
+        opened = self._open.get(grant)
+        if opened is None:
+            return
+        client = opened.client
+        seconds = now - opened.began if opened.began is not None else 0.0
+        if seconds > 0:
+            sample = opened.bytes / seconds
+            client.rate += (sample - client.rate) * (0.3 if client.rate else 1.0)
+        opened.ours = False  # it was sent: it counts
+        self._close(opened)
+        self._go_on(now)
+
+    def tick(self, now: float) -> None:
+        """To be called several times a second: forgotten grants no longer hold others up."""
+        self._go_on(now)
+
+    # Inside
+
+    def _clients(self) -> list[_Client]:
+        return [client for stock in self._stocks.values() for client in stock.clients.values()]
+
+    def _drop(self, client: _Client) -> None:
+        client.file.counts.remove(client.announced)
+        for opened in list(client.open.values()):
+            self._close(opened)
+        del client.file.clients[client.key]
+
+    def _close(self, opened: _Open) -> None:
+        client = opened.client
+        if opened.ours and opened.run is not None and not opened.used:
+            client.file.counts.remove(opened.run.mask)
+            client.given &= ~opened.run.mask
+            client.served -= opened.bytes
+        elif not opened.used:
+            client.served -= opened.bytes
+        self._open.pop(opened.grant, None)
+        client.open.pop(opened.grant, None)
+        self._sending.discard(opened)
+        if opened in self._waiting:
+            self._waiting.remove(opened)
+
+    def _go_on(self, now: float) -> None:
+        wanting = [client for client in self._clients() if client.want or client.open]
+        alone = len(wanting) <= 1
+        self._send_next(alone, now)
+        while True:
+            could = [client for client in wanting if self._may(client, alone)]
+            if not could or not (alone or self._room(now)):
+                return
+            self._give(min(could, key=self._rank), alone, now)
+
+    def _rank(self, client: _Client) -> tuple[int, float]:
+        """Whom to serve first: who has passed on what we gave him, then who got least."""
+        stock = client.file
+        burden = 0
+        if stock.complete and len(stock.clients) > 1:
+            # Sent once and announced by himself: nobody else has it.
+            burden = (client.given & stock.counts.at_most(2)).bit_count()
+        return burden, client.served
+
+    def _may(self, client: _Client, alone: bool) -> bool:
+        most = ALONE if alone else 1 if self._slow(client) else MOST_EACH
+        if client.quiet or len(client.open) >= min(client.want, most):
+            return False
+        return bool(client.lacks) or (alone and client.file.complete)
+
+    def _slow(self, client: _Client) -> bool:
+        return bool(client.rate) and client.rate * SLOW < self.rate
+
+    def _room(self, now: float) -> bool:
+        """Whether more has to be granted, lest the link idle."""
+        count, ahead = 0, 0
+        for opened in self._open.values():
+            if not self._slow(opened.client) and (opened.used or now - opened.at < FORGOTTEN):
+                count += 1
+                ahead += opened.bytes
+        return count < LEAST or ahead < self.rate * (self._turnaround + AHEAD)
+
+    def _give(self, client: _Client, alone: bool, now: float) -> None:
+        stock = client.file
+        grant, self._next = self._next, self._next + 1
+        run: Run | None = None
+        if alone:
+            limit = min(GRANT_BYTES, int(self.rate * ALONE_RUN) or FIRST_RUN)
+            limit = max(limit, stock.piece_size)
+        else:
+            pieces = max(1, int(self.rate * SWARM_RUN) // stock.piece_size)
+            limit = pieces * stock.piece_size
+            if stock.complete:
+                run = self._choose(client, pieces)
+        opened = _Open(grant, client, limit, now, run, run is not None)
+        if run is not None:
+            stock.counts.add(run.mask)
+            client.given |= run.mask
+            opened.bytes = limit = len(run) * stock.piece_size
+        client.served += opened.bytes
+        client.open[grant] = self._open[grant] = opened
+        self._driver.grant(client.key, stock.key, grant, limit, run)
+
+    def _choose(self, client: _Client, pieces: int) -> Run:
+        stock = client.file
+        rarest = stock.counts.rarest(client.lacks)
+        behind = rarest >> stock.place
+        first = stock.place + lowest(behind) if behind else lowest(rarest)
+        return forward(rarest, first, pieces)
+
+    def _send_next(self, alone: bool, now: float) -> None:
+        """In the order in which they were named, few at once: each is through the sooner."""
+        while self._waiting:
+            busy = sum(1 for opened in self._sending if not self._slow(opened.client))
+            if not alone and busy >= SLOTS:
+                return
+            opened = self._waiting.popleft()
+            opened.began = now
+            self._sending.add(opened)
+            self._driver.send(opened.client.key, opened.grant)
+
