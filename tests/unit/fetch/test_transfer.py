@@ -118,8 +118,7 @@ def test_the_rarest_piece_comes_first() -> None:
 def test_a_source_is_never_asked_for_what_it_lacks() -> None:
     picker = Picker(Bitfield(6))
     picker.add_source("x", "x", field("010100"))
-    assert picker.take("x", 6) == Run(1, 2)
-    assert picker.take("x", 6) == Run(3, 4)
+    assert {picker.take("x", 6), picker.take("x", 6)} == {Run(1, 2), Run(3, 4)}
     assert picker.take("x", 6) is None
     picker.source_has("x", 1 << 5)
     assert picker.take("x", 6) == Run(5, 6)
@@ -278,7 +277,7 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
         if name in transfer.sources and have is not None:
             piece = data.draw(st.integers(0, count - 1))
             have.add(piece)
-            transfer.source_has(name, [piece], world.now)
+            transfer.source_has(name, 1 << piece, world.now)
 
     def grant(name: str) -> None:
         if name in transfer.sources and wire.wants.get(name):
