@@ -200,10 +200,12 @@ def format_runs(runs: Iterable[tuple[int, int]]) -> str:
     return ",".join(f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in runs)
 
 
-def parse_runs(text: str, count: int) -> Bitfield:
-    """The reverse of :func:`format_runs`; ValueError for anything else, out of range or out of order."""
-    field = Bitfield(count)
-    end = 0
+def parse_mask(text: str, count: int) -> int:
+    """The reverse of :func:`format_runs`, as :func:`mask_of` gives it.
+
+    ValueError for anything else, a piece not below ``count``, or runs out of order.
+    """
+    mask = end = 0
     for part in text.split(",") if text else []:
         first, dash, last = part.partition("-")
         for number in (first, last) if dash else (first,):
@@ -214,6 +216,22 @@ def parse_runs(text: str, count: int) -> Bitfield:
         if not end <= low <= high < count:
             raise ValueError(f"pieces {part!r} out of range or out of order")
         end = high + 1
-        for piece in range(low, high + 1):
-            field.add(piece)
-    return field
+        mask |= run_mask(low, end)
+    return mask
+
+
+def parse_runs(text: str, count: int) -> Bitfield:
+    """The same as a bitfield."""
+    return Bitfield.from_mask(count, parse_mask(text, count))
+
+
+def format_parts(mask: int, limit: int) -> list[str]:
+    """The pieces of ``mask`` as :func:`format_runs` writes them, in texts of at most ``limit`` characters."""
+    parts: list[str] = []
+    for run in mask_runs(mask):
+        text = format_runs([run])
+        if parts and len(parts[-1]) + 1 + len(text) <= limit:
+            parts[-1] += "," + text
+        else:
+            parts.append(text)
+    return parts

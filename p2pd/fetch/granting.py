@@ -81,6 +81,8 @@ class _Client:
     announced: int = 0
     given: int = 0
     """Pieces that were named by a grant of ours: they are on their way, or came."""
+    once: bool = False
+    """It wants only what nobody was sent or has announced."""
     refused: int = 0
     """Pieces that it declined: it has them, or asked somebody else."""
     quiet: bool = False
@@ -91,10 +93,11 @@ class _Client:
     @property
     def lacks(self) -> int:
         """Pieces that we could give it."""
-        held = self.file.held
-        return (held.mask if held is not None else self.file.everything) & ~(
-            self.announced | self.given | self.refused
-        )
+        stock = self.file
+        could = stock.held.mask if stock.held is not None else stock.everything
+        if self.once:
+            could &= stock.counts.at_most(0)
+        return could & ~(self.announced | self.given | self.refused)
 
 
 @attrs.define(eq=False)
@@ -142,26 +145,20 @@ class Granting:
         else:
             stock.held = held
 
-    def gained(self, file: FileKey, piece: int, now: float) -> None:
+    def gained(self, file: FileKey, now: float) -> None:
         """A partial holder has one piece more."""
-        stock = self._stocks.get(file)
-        if stock is not None:
-            for client in stock.clients.values():
-                if client.quiet and client.lacks >> piece & 1:
-                    client.quiet = False
+        if file in self._stocks:
             self._go_on(now)
-
-    def withdraw(self, file: FileKey) -> None:
-        """It is not served any more."""
-        stock = self._stocks.pop(file, None)
-        if stock is not None:
-            for client in list(stock.clients.values()):
-                self._drop(client)
 
     # What downloaders say
 
-    def want(self, client: ClientKey, file: FileKey, count: int, now: float, *, place: int = 0) -> None:
-        """It wants ``count`` grants open. ``place``: the piece at which our share begins for it."""
+    def want(
+        self, client: ClientKey, file: FileKey, count: int, now: float, *, place: int = 0, once: bool = False
+    ) -> None:  # fmt: skip
+        """It wants ``count`` grants open. ``place``: the piece at which our share begins for it.
+
+        ``once``: of a complete holder, only pieces that nobody was sent yet.
+        """
         stock = self._stocks[file]
         one = stock.clients.get(client)
         if one is None:
@@ -170,7 +167,7 @@ class Granting:
             served = min((other.served for other in self._clients() if other.want), default=0.0)
             one = stock.clients[client] = _Client(client, stock, served)
         stock.place = place if 0 <= place < max(stock.count, 1) else 0
-        one.want, one.quiet, one.refused = count, False, 0
+        one.want, one.once, one.quiet, one.refused = count, once, False, 0
         if not one.open and not one.lacks:
             one.given = 0  # what was sent did not do
         self._go_on(now)
@@ -230,12 +227,24 @@ class Granting:
             self._close(opened)
             self._go_on(now)
 
+    def unwanted(self, client: ClientKey, file: FileKey, now: float) -> None:
+        """It wants no more of that file. What it announced counts on while others want some."""
+        stock = self._stocks.get(file)
+        one = stock.clients.get(client) if stock is not None else None
+        if one is not None:
+            one.want = 0
+            for opened in list(one.open.values()):
+                self._close(opened)
+            self._forget(one.file)
+            self._go_on(now)
+
     def left(self, client: ClientKey, now: float) -> None:
         """Its conversation is over."""
         for stock in list(self._stocks.values()):
             one = stock.clients.get(client)
             if one is not None:
                 self._drop(one)
+                self._forget(stock)
         self._go_on(now)
 
     # What becomes of it
@@ -272,6 +281,11 @@ class Granting:
     def _clients(self) -> list[_Client]:
         return [client for stock in self._stocks.values() for client in stock.clients.values()]
 
+    def _forget(self, stock: _Stock) -> None:
+        """Nobody wants it: nothing is remembered of who had what."""
+        if not any(client.want or client.open for client in stock.clients.values()):
+            del self._stocks[stock.key]
+
     def _drop(self, client: _Client) -> None:
         client.file.counts.remove(client.announced)
         for opened in list(client.open.values()):
@@ -294,7 +308,7 @@ class Granting:
 
     def _go_on(self, now: float) -> None:
         wanting = [client for client in self._clients() if client.want or client.open]
-        alone = len(wanting) <= 1
+        alone = len({client.key for client in wanting}) <= 1
         self._send_next(alone, now)
         while True:
             could = [client for client in wanting if self._may(client, alone)]
@@ -315,7 +329,7 @@ class Granting:
         most = ALONE if alone else 1 if self._slow(client) else MOST_EACH
         if client.quiet or len(client.open) >= min(client.want, most):
             return False
-        return bool(client.lacks) or (alone and client.file.complete)
+        return bool(client.lacks) or (alone and client.file.complete and not client.once)
 
     def _slow(self, client: _Client) -> bool:
         return bool(client.rate) and client.rate * SLOW < self.rate
@@ -333,7 +347,7 @@ class Granting:
         stock = client.file
         grant, self._next = self._next, self._next + 1
         run: Run | None = None
-        if alone:
+        if alone and not client.once:
             limit = min(GRANT_BYTES, int(self.rate * ALONE_RUN) or FIRST_RUN)
             limit = max(limit, stock.piece_size)
         else:
@@ -367,4 +381,3 @@ class Granting:
             opened.began = now
             self._sending.add(opened)
             self._driver.send(opened.client.key, opened.grant)
-

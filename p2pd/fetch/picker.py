@@ -152,6 +152,10 @@ class Picker:
         self._wanted &= ~(1 << piece)
         return True
 
+    def have(self, key: SourceKey) -> int:
+        """The pieces of the source, as :func:`p2pd.pieces.mask_of` gives them."""
+        return self._sources[key].have
+
     def has(self, key: SourceKey, piece: int) -> bool:
         """True where the source has ``piece``."""
         return bool(self._sources[key].have >> piece & 1)

@@ -14,7 +14,7 @@ from typing import Protocol
 import attrs
 
 from p2pd.fetch.picker import Picker, Run, SourceKey
-from p2pd.pieces import Bitfield, piece_length
+from p2pd.pieces import Bitfield, piece_length, run_mask
 
 TICK = 0.25
 STALL = 5.0
@@ -41,9 +41,10 @@ ENDGAME_GAIN = 1.5
 class Driver(Protocol):
     """What a :class:`Transfer` says, to be carried out at once or soon, never to call back within."""
 
-    def want(self, source: SourceKey, count: int, place: int) -> None:
+    def want(self, source: SourceKey, count: int, place: int, once: bool) -> None:
         """Ask the source to keep ``count`` grants open; 0: none more. ``place``: the piece at which
-        its share begins, where it is a complete holder and names pieces itself."""
+        its share begins, where it is a complete holder and names pieces itself; ``once``: it is to
+        give only what nobody was given yet."""
 
     def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
         """Use the grant for these pieces. ``duplicate``: another source is on them too."""
@@ -79,6 +80,8 @@ class Source:
     heard: float = 0.0
     idle: bool = True  # it has no `want` of ours
     stalled: bool = False
+    spare: bool = False  # others pass on what it gave them: it is to give each piece once
+    sparing: bool = False  # it was told so
     careful: bool = False  # it sent something wrong before: one piece at a time
     proved: bool = False  # a piece of its was right
     writing: int = 0  # right pieces of its that are not yet written
@@ -108,9 +111,7 @@ class Transfer:
     ``size`` and ``piece_size`` in bytes; ``held`` is kept up to date.
     """
 
-    def __init__(
-        self, size: int, piece_size: int, held: Bitfield, driver: Driver, *, seed: str = ""
-    ) -> None:
+    def __init__(self, size: int, piece_size: int, held: Bitfield, driver: Driver, *, seed: str = "") -> None:
         self._size = size
         self._piece_size = piece_size
         self._driver = driver
@@ -119,6 +120,9 @@ class Transfer:
         self._asked: dict[int, list[tuple[Source, _Get]]] = {}
         self._writing: dict[int, Source] = {}
         self.paused = False
+        self._news = 0.0
+        """When a source that is not to be spared sent or announced something, or came."""
+        self._passed_on = True
 
     @property
     def held(self) -> Bitfield:
@@ -143,17 +147,30 @@ class Transfer:
     def _length(self, piece: int) -> int:
         return piece_length(piece, self._size, self._piece_size)
 
+    @property
+    def live(self) -> int:
+        """How many sources do not hang, and have something that is not held yet."""
+        missing = run_mask(0, self.held.count) & ~self.held.mask
+        return sum(
+            1
+            for source in self.sources.values()
+            if not source.stalled and (source.gets or not missing or self._picker.have(source.key) & missing)
+        )
+
     # Sources come and go
 
     def add_source(
-        self, key: SourceKey, order: str, have: Bitfield | None, now: float, *, careful: bool = False
-    ) -> None:
+        self, key: SourceKey, order: str, have: Bitfield | None, now: float, *,
+        careful: bool = False, spare: bool = False,
+    ) -> None:  # fmt: skip
         """A source to fetch from; ``order`` ranks it (its peer id), ``have`` None: it holds all.
 
         ``careful``: it sent wrong data before, and gets one piece at a time until one is right.
+        ``spare``: as long as others send, it is to give only what nobody was given yet.
         """
         self._picker.add_source(key, order, have)
-        self.sources[key] = Source(key, heard=now, careful=careful)
+        self.sources[key] = Source(key, heard=now, careful=careful, spare=spare)
+        self._news = now
         self._wake(now)
 
     def remove_source(self, key: SourceKey, now: float) -> None:
@@ -171,6 +188,7 @@ class Transfer:
         source = self.sources.get(key)
         if source is not None:
             self._picker.source_has(key, mask)
+            self._heard_of(source, now)
             self._wake_one(source, now)
 
     def pause(self) -> None:
@@ -182,7 +200,7 @@ class Transfer:
                 self._release(source, get)
             if not source.idle:
                 source.idle, source.stalled = True, False
-                self._driver.want(source.key, 0, 0)
+                self._driver.want(source.key, 0, 0, False)
 
     def resume(self, now: float) -> None:
         """Go on after :meth:`pause`."""
@@ -241,6 +259,7 @@ class Transfer:
         if source is None:
             return
         source.heard = now
+        self._heard_of(source, now)
         source.measure(count, now)
         get = source.gets.get(grant)
         if get is not None:
@@ -313,8 +332,18 @@ class Transfer:
             self._release(source, get)
         self._wake(now)
 
+    def _heard_of(self, source: Source, now: float) -> None:
+        if not source.spare:
+            self._news = now
+            self._passed_on = True
+
     def tick(self, now: float) -> None:
         """Look at deadlines; to be called every :data:`TICK` seconds."""
+        if now - self._news > STALL:
+            self._passed_on = False  # nobody passes anything on: take it where it is
+        for source in self.sources.values():
+            if source.sparing != (source.spare and self._passed_on) and not source.idle:
+                self._want(source, self._wanted(source))
         for source in list(self.sources.values()):
             if source.gets and not source.stalled and now - source.heard > STALL:
                 source.stalled = True
@@ -323,7 +352,12 @@ class Transfer:
                 for get in list(source.gets.values()):
                     self._driver.cancel(source.key, get.grant)
                     self._release(source, get)
-            elif not source.idle and not source.gets and now - source.heard > STALL:
+            elif (
+                not source.idle
+                and not source.gets
+                and now - source.heard > STALL
+                and self._picker.could_help(source.key)
+            ):
                 # It was told `want` and gives nothing: no source for now. Lest it was lost, say it again.
                 source.stalled = True
                 source.heard = now
@@ -357,7 +391,8 @@ class Transfer:
             self._asked.pop(piece, None)
 
     def _want(self, source: Source, count: int) -> None:
-        self._driver.want(source.key, count, self._picker.place(source.key))
+        source.sparing = source.spare and self._passed_on
+        self._driver.want(source.key, count, self._picker.place(source.key), source.sparing)
 
     def _wake(self, now: float) -> None:
         """Sources that had nothing to do are asked again where they can help now."""

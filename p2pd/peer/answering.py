@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from twisted.python.failure import Failure
 from p2pd.errors import P2PError, ProtocolError, StorageError
 from p2pd.model import FileId, Manifest
 from p2pd.peer.activity import Activity
+from p2pd.peer.stock import Stock
 from p2pd.pieces import MAX_PIECES, piece_count
 from p2pd.share.index import ShareIndex
 from p2pd.share.paths import is_canonical
@@ -61,6 +61,7 @@ class Library(Protocol):
     """What is answered from."""
 
     index: ShareIndex
+    stock: Stock
     activity: Activity
 
     def later(self, seconds: float) -> Deferred[None]:
@@ -76,6 +77,7 @@ class Answering:
         self._standing: dict[int, m.Req] = {}
         self._by_name: dict[str, set[int]] = {}
         self._asked_again: set[int] = set()
+        self._told: dict[int, FileId] = {}  # reqs to which part of a file was offered
         self._piece_sizes: set[int] = set()
         self._hashing = 0
         self._tasks: set[Deferred[None]] = set()
@@ -96,6 +98,10 @@ class Answering:
         """True while a req stands."""
         return bool(self._standing)
 
+    def told(self, file_id: FileId) -> bool:
+        """True where part of that file was offered to a `req` that stands."""
+        return file_id in self._told.values()
+
     # Who has it?
 
     def _on_req(self, req: m.Req) -> None:
@@ -106,7 +112,7 @@ class Answering:
         if len(self._standing) >= MAX_STANDING:
             self._withdraw(next(iter(self._standing)))
         if not self._standing:
-            self._shop.index.subscribe(self._changed)
+            self._shop.stock.subscribe(self._changed)
         self._standing[req.req] = req
         self._by_name.setdefault(req.name, set()).add(req.req)
         self._start_answer(req)
@@ -118,12 +124,13 @@ class Answering:
         req = self._standing.pop(number, None)
         if req is None:
             return
+        self._told.pop(number, None)
         numbers = self._by_name[req.name]
         numbers.discard(number)
         if not numbers:
             del self._by_name[req.name]
         if not self._standing:
-            self._shop.index.unsubscribe(self._changed)
+            self._shop.stock.unsubscribe(self._changed)
 
     def forget_standing(self) -> None:
         """The other side asks nothing more; answers under way are finished."""
@@ -181,11 +188,24 @@ class Answering:
                 if self._ended or self._standing.get(req.req) is not req:
                     return
                 if req.req not in self._asked_again:
-                    self._link.send(answer)
+                    self._say(req, answer)
                     return
         finally:
             if self._answers.get(req.req) is req:
                 del self._answers[req.req]
+
+    def _say(self, req: m.Req, answer: m.Message) -> None:
+        self._told.pop(req.req, None)
+        part = self._shop.stock.part(req.name) if isinstance(answer, m.NotHave) else None
+        if part is None:
+            self._link.send(answer)
+            return
+        # What has come of it since the last announcement counts from here on: all of it is told now.
+        manifest, held = part.manifest, bytes(part.held)
+        self._told[req.req] = manifest.file_id
+        self._link.send(
+            m.Have(req.req, req.name, manifest.size, manifest.piece_size, manifest.file_id, len(held)), held
+        )
 
     async def _find(self, req: m.Req) -> m.Message:
         index = self._shop.index
@@ -240,12 +260,10 @@ class Answering:
         self.spawn(self._send_manifest(FileId(asked.file)))
 
     async def _send_manifest(self, file_id: FileId) -> None:
-        entry = self._shop.index.offered(file_id)
-        name = entry.name if entry is not None else "a file that is not here"
+        name = self._shop.stock.name_of(file_id) or "a file that is not here"
         self._shop.activity.note("asks for", None, name, f"({self._link.name})")
         try:
-            fd, manifest, _ = self._shop.index.open(file_id)
-            os.close(fd)
+            manifest = self._shop.stock.manifest(file_id)
         except P2PError as error:
             self._link.send(m.Gone(file_id, sentence(error.message)))
             return
@@ -258,8 +276,9 @@ class Answering:
         """The conversation is over."""
         self._ended = True
         if self._standing:
-            self._shop.index.unsubscribe(self._changed)
+            self._shop.stock.unsubscribe(self._changed)
         self._standing.clear()
+        self._told.clear()
         self._by_name.clear()
         for task in list(self._tasks):
             task.cancel()

@@ -179,9 +179,15 @@ class Asking:
     def lost(self, source: Fetching) -> None:
         """The conversation is over: it is dialled again while its peer is listed."""
         asked = self._of(source)
+        other = self._contacts.with_peer(asked.info.id) if asked is not None else None
         if asked is not None:
-            asked.anew_at = None
-            asked.source = None
+            asked.anew_at = asked.source = None
+        if asked is not None and other is not None and not self._stopped:
+            # One of two was closed: nobody is to think that he did not answer.
+            self._offers.asked(asked.info.id, asked.info.name, self._contacts.now())
+            asked.source = other.fetching
+            asked.number = other.fetching.ask(self._name, self, asked.piece_size)
+        elif asked is not None:
             self._offers.unreachable(asked.info.id)
             asked.again_at = self._contacts.now() + FIRST_PAUSE * random.uniform(0.2, 0.6)
         self._left(source)

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, RefusedError, UnreachableError
-from p2pd.model import PeerId, PeerInfo
+from p2pd.model import PeerId, PeerInfo, is_peer_id
 from p2pd.net.addresses import is_own
 from p2pd.net.door import Door, Visit
 from p2pd.net.fast import dial
@@ -111,6 +111,8 @@ class Contacts(protocol.Factory):
             if not is_own(other.host):
                 self.visitors += 1
         self._by_peer.setdefault(other.id, []).append(conversation)
+        if not conversation.dialled:
+            self._join(other.id)
         self._changed()
 
     def closed(self, conversation: Conversation) -> None:
@@ -149,6 +151,10 @@ class Contacts(protocol.Factory):
             if not conversation.ended and (conversation.dialled or _is_at(conversation, info)):
                 return conversation
         return None
+
+    def reach_address(self, host: str, port: int) -> Deferred[Conversation]:
+        """As :meth:`reach`, whoever that is. Fails with a P2PError, also where it is ourselves."""
+        return self.reach(PeerInfo(PeerId(f"{host} {port}"), f"{host}:{port}", host, port))
 
     def reach(self, peer: PeerInfo) -> Deferred[Conversation]:
         """A conversation with that peer, dialled if need be. Fails with a P2PError."""
@@ -189,12 +195,25 @@ class Contacts(protocol.Factory):
                 conversation.abort()
                 raise UnreachableError(f"{peer.name} does not answer: {type(error).__name__}") from None
             assert conversation.other is not None
-            if conversation.other.id != peer.id:
+            if is_peer_id(peer.id) and conversation.other.id != peer.id:
                 conversation.close()
                 raise UnreachableError(f"{peer.name} is another peer now")
-            return conversation
+            self._join(conversation.other.id)
+            other = self.with_peer(conversation.other.id) if conversation.ended else None
+            return other or conversation
         finally:
             self._slots.release()
+
+    def _join(self, peer: PeerId) -> None:
+        """Both dialled at once: the smaller id closes its one, and asks on the other's."""
+        known = self._by_peer.get(peer, [])
+        if len(known) < 2 or not self._hello().id < peer:
+            return
+        theirs = [each.other for each in known if not each.dialled and not each.ended]
+        for conversation in list(known):
+            # At the same place: an id alone can be claimed by anybody.
+            if conversation.dialled and not conversation.carrying and conversation.other in theirs:
+                conversation.close()
 
     # Upkeep
 
@@ -211,13 +230,8 @@ class Contacts(protocol.Factory):
             for conversation in self._by_peer.get(peer, ()):
                 conversation.doubt()
         self._here = here
-        mine = self._hello().id
-        for peer, conversations in list(self._by_peer.items()):
-            # Both dialled at once: the smaller id closes its one when nothing is open on it.
-            if len(conversations) > 1 and mine < peer:
-                for conversation in [c for c in conversations if c.dialled][:1]:
-                    if not conversation.busy:
-                        conversation.close()
+        for peer in list(self._by_peer):
+            self._join(peer)
 
     async def stop(self, within: float) -> None:
         """Say farewell to everybody; who has not gone ``within`` seconds is cut off."""

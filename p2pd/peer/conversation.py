@@ -20,12 +20,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from p2pd.errors import P2PError, ProtocolError, RefusedError, UnreachableError
-from p2pd.model import PeerId
+from p2pd.model import FileId, PeerId
 from p2pd.net.addresses import canonical_host
 from p2pd.net.fast import FileSlice, made
 from p2pd.net.pace import PAUSE, Pace
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.serving import Serving
+from p2pd.pieces import MAX_PIECES, parse_mask
 from p2pd.text import escape
 from p2pd.wire import messages as m
 from p2pd.wire.codec import Body, Decoder, UnknownVerb, encode
@@ -118,6 +119,7 @@ class Conversation(protocol.Protocol):
             m.Pong: lambda pong: None,
             m.Unknown: lambda unknown: None,
             m.LeftPeer: lambda left: self.close(),
+            m.HavePiece: self._on_have_piece,
             **self.serving.handlers(),
             **self.fetching.handlers(),
         }
@@ -192,6 +194,23 @@ class Conversation(protocol.Protocol):
         self._host.introduced(self)
         if not self.ready.called:
             self.ready.callback(self)
+
+    def _on_have_piece(self, told: m.HavePiece) -> None:
+        file_id = FileId(told.file)
+        try:
+            mask = parse_mask(told.pieces, MAX_PIECES)
+            self.serving.has(file_id, mask)
+            self.fetching.has(file_id, mask)
+        except (ValueError, IndexError) as error:
+            raise ProtocolError(f"have piece: pieces: {str(error)[:200]}") from None
+
+    def concerned(self, file_id: FileId) -> bool:
+        """Part of :class:`~p2pd.peer.stock.Company`."""
+        return not self.ended and (self.serving.concerned(file_id) or self.fetching.follows(file_id))
+
+    def withdrawn(self, file_id: FileId) -> None:
+        """Part of :class:`~p2pd.peer.stock.Company`."""
+        self.serving.withdrawn(file_id)
 
     def _on_unknown(self, event: UnknownVerb) -> None:
         if self.other is None:
@@ -347,6 +366,11 @@ class Conversation(protocol.Protocol):
     def busy(self) -> bool:
         """True while something is open on it in either direction."""
         return self.serving.busy or self.fetching.busy
+
+    @property
+    def carrying(self) -> bool:
+        """True while a file is wanted on it in either direction."""
+        return bool(self.serving.uploads) or self.fetching.taking
 
     def tick(self, now: float) -> None:
         """Look at deadlines; called about once a second."""

@@ -127,6 +127,7 @@ class Download:
         self._intake = Intake(
             self, name=self.job.name, manifest=manifest, held=held, file=file,
             now=house.now, activity=house.activity, pool=house.pool, writer=house.writer,
+            stock=house.stock, target=self.job.target, seed=f"{house.label} {manifest.file_id}",
         )  # fmt: skip
         self._keeper.loaded(len(held))
         if self.job.paused:
@@ -177,7 +178,10 @@ class Download:
         if self._intake is not None:
             if offer.file_id == self._intake.file_id:
                 info = peer_of(source)
-                self._intake.add(source, info, have, careful=self._seeking.bans.careful(info.id))
+                self._intake.add(
+                    source, info, have, careful=self._seeking.bans.careful(info.id),
+                    spare=self._house.sparing(info.id),
+                )  # fmt: skip
         elif self._unopened is None and not self._seeking.listing and not self._keeper.in_trouble:
             self.spawn(self._begin())
 
@@ -441,7 +445,7 @@ class Download:
         self._seeking.stop()
         if self._intake is not None:
             self._intake.drop_all()
-            self._intake.close()
+            self._intake.close(done=state == "done")
         if not keep:
             self.spawn(self._discard())
         self._waiters.end(outcome)

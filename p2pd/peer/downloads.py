@@ -213,6 +213,6 @@ def _join(other: Download, job: Job) -> Download:
 def _upload_status(upload: Upload, name: str, state: Any) -> TransferStatus:
     rate = upload.rate if state == "running" else 0.0
     return TransferStatus(
-        upload.id, upload.entry.name, upload.file_id, "out", state, upload.bytes,
-        upload.manifest.size, rate, (SourceStatus(name, upload.bytes, rate),),
+        upload.id, upload.name, upload.file_id, "out", state, upload.bytes,
+        upload.copy.manifest.size, rate, (SourceStatus(name, upload.bytes, rate),),
     )  # fmt: skip

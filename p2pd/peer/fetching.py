@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from p2pd.errors import ChangedError, NoSourcesError, P2PError, ProtocolError
+from p2pd.fetch.picker import Run
 from p2pd.model import FileId, Manifest, Offer
 from p2pd.peer.receiving import RangeSink
-from p2pd.pieces import HASH_SIZE, Bitfield, piece_count
+from p2pd.pieces import HASH_SIZE, MAX_PIECES, Bitfield, format_parts, piece_count
 from p2pd.wire import messages as m
 from p2pd.wire.codec import Body
 
@@ -36,8 +37,14 @@ class Asker(Protocol):
 class Taker(Protocol):
     """Who said `want` for a file."""
 
-    def granted(self, source: Fetching, grant: int, limit: int) -> bool:
-        """True where it was used, by ``get``; False: he wants none until he says `want` again."""
+    def granted(self, source: Fetching, grant: int, limit: int, named: Run | None) -> bool:
+        """True where it was used, by ``get``. ``named``: it is for these pieces only.
+
+        False: he wants none, for a grant of any pieces until he says `want` again.
+        """
+
+    def has(self, source: Fetching, mask: int) -> None:
+        """It announces pieces, see :func:`p2pd.pieces.mask_of`. IndexError for one out of range."""
 
     def cancelled(self, source: Fetching, grant: int) -> None:
         """Nothing more comes of this grant."""
@@ -73,6 +80,9 @@ class _Asked:
     name: str
     asker: Asker
     piece_size: int
+    file_id: FileId | None = None
+    have: Bitfield | None = None
+    """What was offered in part, kept up to date."""
 
 
 @attrs.define(eq=False)
@@ -91,6 +101,7 @@ class Fetching:
         self._next_req = 1
         self._manifests: dict[FileId, _ManifestWait] = {}
         self._takers: dict[FileId, dict[Taker, int]] = {}
+        self._wanted: dict[FileId, int] = {}  # as the other side knows it
         self._sinks: dict[int, tuple[Taker, RangeSink]] = {}
         self._body: tuple[m.Message, bytearray] | None = None
         self.current: RangeSink | None = None
@@ -114,6 +125,11 @@ class Fetching:
     def busy(self) -> bool:
         """True while an answer is waited for, or may come."""
         return bool(self._asked or self._manifests or self._takers or self._sinks)
+
+    @property
+    def taking(self) -> bool:
+        """True while a file is fetched from the other side."""
+        return bool(self._takers or self._sinks)
 
     # Asking
 
@@ -160,7 +176,16 @@ class Fetching:
         if have.bitfield:
             self._body = (have, bytearray())
         elif asked is not None:
+            asked.file_id, asked.have = None, None
             asked.asker.offered(self, _offer(have), None)
+
+    def has(self, file_id: FileId, mask: int) -> None:
+        """The other side announces pieces. IndexError for one out of range."""
+        for asked in list(self._asked.values()):
+            if asked.file_id == file_id and asked.have is not None:
+                asked.have.update(mask)
+        for taker in list(self._takers.get(file_id, ())):
+            taker.has(self, mask)
 
     def _on_not_have(self, answer: m.NotHave) -> None:
         asked = self._asked.get(answer.req)
@@ -224,6 +249,7 @@ class Fetching:
                 field = Bitfield(piece_count(message.size, message.piece_size), bytes(data))
             except ValueError as error:
                 raise ProtocolError(f"have: bitfield: {error}") from None
+            asked.file_id, asked.have = FileId(message.file), field
             asked.asker.offered(self, _offer(message), field)
         elif isinstance(message, m.PieceList):
             wait = self._manifests.get(FileId(message.file))
@@ -238,6 +264,7 @@ class Fetching:
 
     def _on_gone(self, gone: m.Gone) -> None:
         file_id = FileId(gone.file)
+        self._wanted.pop(file_id, None)
         wait = self._manifests.pop(file_id, None)
         if wait is not None:
             _fail(wait, ChangedError(f"{self.link.name}: {gone.message}"))
@@ -250,14 +277,37 @@ class Fetching:
 
     # Taking
 
-    def want(self, file_id: FileId, taker: Taker, count: int) -> None:
-        """Keep so many grants open for this file; two who want the same content share what is granted."""
-        self._takers.setdefault(file_id, {})[taker] = count
-        self._send_want(file_id)
+    def follow(self, file_id: FileId, taker: Taker) -> None:
+        """Be told what the other side has of this file, until :meth:`leave`."""
+        self._takers.setdefault(file_id, {}).setdefault(taker, 0)
 
-    def _send_want(self, file_id: FileId) -> None:
-        count = sum(self._takers.get(file_id, {}).values())
-        self.link.send(m.Want(file_id, min(count, m.MAX_WANT)))
+    def follows(self, file_id: FileId) -> bool:
+        """True where somebody here fetches this file from the other side."""
+        return file_id in self._takers
+
+    def announce(self, file_id: FileId, mask: int) -> None:
+        """Tell the other side which pieces are here."""
+        for text in format_parts(mask, m.MAX_PIECES_TEXT):
+            self.link.send(m.HavePiece(file_id, text))
+
+    def want(
+        self, file_id: FileId, taker: Taker, count: int, place: int = 0, once: bool = False
+    ) -> None:  # fmt: skip
+        """Keep so many grants open for this file; two who want the same content share what is granted.
+
+        ``place``: the piece at which the other side's share begins; ``once``: only what nobody was
+        sent yet.
+        """
+        self._takers.setdefault(file_id, {})[taker] = count
+        self._send_want(file_id, place, once)
+
+    def _send_want(self, file_id: FileId, place: int = 0, once: bool = False) -> None:
+        count = min(sum(self._takers.get(file_id, {}).values()), m.MAX_WANT)
+        if count or self._wanted.get(file_id):
+            self._wanted[file_id] = count
+            self.link.send(m.Want(file_id, count, place, once))
+        if not count and file_id not in self._takers:
+            self._wanted.pop(file_id, None)
 
     def leave(self, file_id: FileId, taker: Taker) -> None:
         """He wants nothing more of this file; what is under way for him is cancelled."""
@@ -288,13 +338,17 @@ class Fetching:
     def _on_grant(self, grant: m.Grant) -> None:
         if grant.grant in self._sinks:
             raise ProtocolError(f"grant: {grant.grant} is used")
+        if grant.first + grant.count > MAX_PIECES:
+            raise ProtocolError(f"grant: count: no file has more than {MAX_PIECES}")
+        named = Run(grant.first, grant.first + grant.count) if grant.count else None
         takers = self._takers.get(FileId(grant.file), {})
         for taker in [taker for taker, count in takers.items() if count]:
-            if taker.granted(self, grant.grant, grant.bytes):
+            if taker.granted(self, grant.grant, grant.bytes, named):
                 # The next one is somebody else's turn.
                 takers[taker] = takers.pop(taker)
                 return
-            takers[taker] = 0
+            if named is None:
+                takers[taker] = 0
         self.link.send(m.Decline(grant.grant))
 
     def _on_data(self, header: m.Data) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from p2pd.model import TransferId
+from p2pd.model import PeerId, PeerInfo, TransferId
 from p2pd.peer.activity import Activity
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.receiving import BufferPool
+from p2pd.peer.stock import Stock
 from p2pd.share.index import ShareIndex
 from p2pd.share.partial import PartialStore
 from p2pd.share.paths import ShareRoot
@@ -22,6 +23,7 @@ class Household(Protocol):
     root: ShareRoot
     index: ShareIndex
     store: PartialStore
+    stock: Stock
     contacts: Contacts
     activity: Activity
     pool: BufferPool
@@ -37,6 +39,12 @@ class Household(Protocol):
 
     def now(self) -> float:
         """Monotonic seconds."""
+
+    def may_fetch_from(self, peer: PeerInfo) -> bool:
+        """False where this peer was told to fetch from others only."""
+
+    def sparing(self, peer: PeerId) -> bool:
+        """Whether of that peer only what nobody was given yet is wanted."""
 
     def roster_known(self) -> bool:
         """True once it is known who is here."""

@@ -18,7 +18,8 @@ from p2pd.model import FileId, Manifest, PeerId, PeerInfo
 from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.receiving import BufferPool, RangeSink
-from p2pd.pieces import Bitfield
+from p2pd.peer.stock import Part, Stock
+from p2pd.pieces import Bitfield, run_mask
 from p2pd.share.partial import PartialFile
 from p2pd.share.writing import Writer
 from p2pd.status import SourceStatus
@@ -47,7 +48,11 @@ class Owner(Protocol):
 
 
 class Intake:
-    """See the module. Sources are told apart by their conversation, counted by their peer."""
+    """See the module. Sources are told apart by their conversation, counted by their peer.
+
+    ``name``: as it is asked for; ``target``: as it will be called here, under which what has
+    come is served; ``seed``: of the order in which equally rare pieces are asked for.
+    """
 
     def __init__(
         self,
@@ -61,6 +66,9 @@ class Intake:
         activity: Activity,
         pool: BufferPool,
         writer: Writer,
+        stock: Stock,
+        target: str,
+        seed: str,
     ) -> None:
         self._owner = owner
         self._name = name
@@ -71,21 +79,35 @@ class Intake:
         self._activity = activity
         self._pool = pool
         self._writer = writer
-        self.transfer = Transfer(manifest.size, manifest.piece_size, held, self)
+        self.transfer = Transfer(manifest.size, manifest.piece_size, held, self, seed=seed)
+        self._stock = stock
+        self.part = Part(target, manifest, held, lambda: self.file.fd)
+        stock.begin(self.part)
         self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
         self._spoiled: set[int] = set()
         """Pieces of which some step could not be written since they were asked for."""
         self._left: list[tuple[Source, PeerInfo]] = []
         """Those who brought something and are not reached any more."""
 
-    def add(self, source: Fetching, info: PeerInfo, have: Bitfield | None, *, careful: bool = False) -> None:
-        """A source with the pieces of ``have`` (None: all); ``careful``: it sent wrong data before."""
+    def add(
+        self, source: Fetching, info: PeerInfo, have: Bitfield | None, *,
+        careful: bool = False, spare: bool = False,
+    ) -> None:  # fmt: skip
+        """A source with the pieces of ``have`` (None: all); ``careful``: it sent wrong data before;
+        ``spare``: others pass on what it gave them.
+        """  # fmt: skip
         key = id(source)
         if have is not None and have.count != self.manifest.count:
             return  # of another content
-        if not source.ended and key not in self._reached:
+        if key in self._reached:
+            # What it has now: more than when it offered before.
+            mask = have.mask if have is not None else run_mask(0, self.manifest.count)
+            self.transfer.source_has(key, mask, self._now())
+        elif not source.ended:
             self._reached[key] = (source, info)
-            self.transfer.add_source(key, info.id, have, self._now(), careful=careful)
+            source.follow(self.file_id, self)
+            self.transfer.add_source(key, info.id, have, self._now(), careful=careful, spare=spare)
+            source.announce(self.file_id, self.transfer.held.mask)
 
     def drop(self, source: Fetching) -> None:
         """It left, or is not to be used any more; what it brought is counted on."""
@@ -98,6 +120,7 @@ class Intake:
 
     def drop_all(self) -> None:
         """Nothing more is wanted of anybody."""
+        self._stock.announce(self.part)  # while they are known
         for source, _ in list(self._reached.values()):
             self.drop(source)
 
@@ -108,8 +131,8 @@ class Intake:
 
     @property
     def live(self) -> int:
-        """How many sources there are that do not hang."""
-        return sum(1 for source in self.transfer.sources.values() if not source.stalled)
+        """How many sources there are that do not hang, and have what is missing."""
+        return self.transfer.live
 
     def infos(self) -> list[PeerInfo]:
         """The sources, by name."""
@@ -128,11 +151,11 @@ class Intake:
 
     # The Driver of the transfer
 
-    def want(self, source: SourceKey, count: int) -> None:
+    def want(self, source: SourceKey, count: int, place: int, once: bool) -> None:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
         reached = self._reached[source][0]
         if not reached.ended:
-            reached.want(self.file_id, self, count)
+            reached.want(self.file_id, self, count, place, once)
 
     def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
@@ -167,9 +190,14 @@ class Intake:
 
     # The Taker of the conversations
 
-    def granted(self, source: Fetching, grant: int, limit: int) -> bool:
+    def granted(self, source: Fetching, grant: int, limit: int, named: Run | None) -> bool:
         """Part of :class:`~p2pd.peer.fetching.Taker`."""
-        return id(source) in self._reached and self.transfer.granted(id(source), grant, limit, self._now())
+        key = id(source)
+        return key in self._reached and self.transfer.granted(key, grant, limit, self._now(), named)
+
+    def has(self, source: Fetching, mask: int) -> None:
+        """Part of :class:`~p2pd.peer.fetching.Taker`."""
+        self.transfer.source_has(id(source), mask, self._now())
 
     def cancelled(self, source: Fetching, grant: int) -> None:
         """Part of :class:`~p2pd.peer.fetching.Taker`."""
@@ -219,6 +247,7 @@ class Intake:
                     self.transfer.piece_lost(piece, self._now())
                 else:
                     self.transfer.piece_written(piece)
+                    self._stock.gained(self.part, piece)
             if error is not None:
                 self._owner.storage_failed(error)
             elif self.transfer.done:
@@ -240,8 +269,9 @@ class Intake:
             self.transfer.unread(now)
         self.transfer.tick(now)
 
-    def close(self) -> None:
-        """Close the file, once what is being written is."""
+    def close(self, *, done: bool = False) -> None:
+        """Close the file, once what is being written is; ``done``: it is a file of the share now."""
+        self._stock.end(self.part, done=done)
         self._writer.after(self.file.close)
 
     def _note(self, what: str, run: Run, info: PeerInfo) -> None:

@@ -98,6 +98,7 @@ class Seeking:
 
     def _allowed(self, info: PeerInfo) -> bool:
         named = not self._job.sources or info.name in self._job.sources
+        named = named and self._house.may_fetch_from(info)
         return named and not self.bans.stands(info.id, self._house.now())
 
     async def look_here(self) -> bool:

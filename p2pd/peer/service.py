@@ -21,8 +21,10 @@ from p2pd import __version__
 from p2pd.control.paths import socket_path
 from p2pd.control.server import ControlService
 from p2pd.errors import NotFoundError, P2PError
+from p2pd.fetch.granting import Granting
 from p2pd.fetch.transfer import TICK
 from p2pd.model import PeerId, PeerInfo, TransferId, is_peer_id
+from p2pd.net.addresses import resolve
 from p2pd.net.fast import FastPort
 from p2pd.net.listening import Listener
 from p2pd.net.notify import Notifier
@@ -30,12 +32,14 @@ from p2pd.net.starting import start_or_exit
 from p2pd.net.statedir import StateDir
 from p2pd.peer.activity import Activity
 from p2pd.peer.budgets import Budgets
+from p2pd.peer.circle import Circle
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.conversation import Conversation
 from p2pd.peer.doctor import Facts, examine
 from p2pd.peer.downloads import Downloads, Emit
 from p2pd.peer.receiving import BufferPool
-from p2pd.peer.serving import Serving, Upload
+from p2pd.peer.serving import Counter, Serving, Upload
+from p2pd.peer.stock import Stock
 from p2pd.peer.uplink import Uplink
 from p2pd.pieces import Bitfield, format_runs
 from p2pd.share.cache import ManifestCache
@@ -69,6 +73,7 @@ class PeerConfig:
     """What a peer is told: ``port`` a number or endpoint string, ``manager`` (host, port) or None.
 
     ``piece_size`` in bytes for what it shares, None: by the formula of :mod:`p2pd.pieces`.
+    ``neighbours`` and ``owner``, (host, port): where there are some it fetches from these only.
     """
 
     host: str
@@ -80,6 +85,8 @@ class PeerConfig:
     advertise: str
     control: Path | None
     piece_size: int | None
+    neighbours: tuple[tuple[str, int], ...]
+    owner: tuple[str, int] | None
     run_time: RunTime
 
 
@@ -92,6 +99,7 @@ class PeerService(service.Service):
     index: ShareIndex
     store: PartialStore
     contacts: Contacts
+    stock: Stock
 
     def __init__(self, reactor: Any, config: PeerConfig) -> None:
         self._reactor = reactor
@@ -102,10 +110,12 @@ class PeerService(service.Service):
         self.pool = BufferPool()
         self.writer = Writer(reactor.callFromThread, reactor.callLater)
         self.budgets = Budgets()
+        self.granting = Granting(Counter())
         self.label = config.name or ""
         self.ban_seconds = config.run_time.ban
         self._problems: list[str] = []
         self._uplink: Uplink | None = None
+        self._circle: Circle | None = None
         self._control: ControlService | None = None
         self._listener: Listener | None = None
         self._state: StateDir | None = None
@@ -143,6 +153,14 @@ class PeerService(service.Service):
             self._reactor, maximum=config.run_time.maximum, hello=self._hello, serve=self._serve,
             listed=lambda: self._uplink.peers if self._uplink is not None else {}, changed=self._somebody_new,
         )  # fmt: skip
+        self.stock = Stock(
+            self.index, self.granting, now=self.now, later=self._reactor.callLater,
+            company=self.contacts.conversations,
+        )  # fmt: skip
+        if config.neighbours or config.owner is not None:
+            self._circle = Circle(
+                self.contacts, self._resolve, neighbours=config.neighbours, owner=config.owner
+            )  # fmt: skip
         self._downloads = Downloads(self)
         self._listener = Listener(self._reactor, config.host, config.port, self.contacts, FastPort)
         listening = await self._listener.start()
@@ -160,7 +178,8 @@ class PeerService(service.Service):
         self._reactor.callWhenRunning(self._notifier.ready, lambda: escape(self.status().summary))
         await self.index.start()
         self._up = True
-        for interval, tick in ((TICK, self._downloads.tick), (1.0, self.contacts.tick)):
+        ticks = ((TICK, self._tick_downloads), (TICK, self.granting.tick), (1.0, self.contacts.tick))
+        for interval, tick in ticks:
             loop = LoopingCall(self._tick, tick)
             loop.clock = self._reactor
             loop.start(interval, now=False)
@@ -244,7 +263,25 @@ class PeerService(service.Service):
 
     def roster_known(self) -> bool:
         """True once the manager has told who is here, or there is none."""
+        if self._circle is not None:
+            return self._circle.known
         return self._uplink is None or self._uplink.had_list
+
+    def may_fetch_from(self, peer: PeerInfo) -> bool:
+        """False where this peer was told to fetch from others only."""
+        return self._circle is None or self._circle.allows(peer)
+
+    def sparing(self, peer: PeerId) -> bool:
+        """Whether of that peer only what nobody was given yet is wanted."""
+        return self._circle is not None and self._circle.sparing(peer)
+
+    def _resolve(self, host: str) -> Deferred[str]:
+        return self.in_thread(lambda: resolve(host))
+
+    def _tick_downloads(self, now: float) -> None:
+        if self._circle is not None and self._downloads.count:
+            self._circle.sweep(now)
+        self._downloads.tick(now)
 
     def download_ended(self, transfer: TransferId, status: TransferStatus) -> None:
         """For the list of ended transfers."""
@@ -255,14 +292,14 @@ class PeerService(service.Service):
         self._downloads.upload_ended(upload, name, done)
         log.info(
             "{file}: sent {size} bytes to {name}",
-            file=escape(upload.entry.name), size=upload.bytes, name=name, often=True,
+            file=escape(upload.name), size=upload.bytes, name=name, often=True,
         )  # fmt: skip
 
     def uploads(self) -> Iterator[tuple[str, Upload]]:
         """What goes out, with the other's name."""
         for conversation in self.contacts.conversations():
             for upload in conversation.serving.uploads.values():
-                if upload.bytes or any(upload.open.values()):
+                if upload.bytes or upload.busy:
                     yield conversation.name, upload
 
     def _serve(self, conversation: Conversation) -> Serving:
@@ -285,7 +322,7 @@ class PeerService(service.Service):
     def _sweep(self) -> None:
         self._sweep_due = False
         if self._up:
-            self._tick(self._downloads.tick)
+            self._tick(self._tick_downloads)
 
     def _load_cookie(self) -> str:
         assert self._state is not None

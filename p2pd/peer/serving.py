@@ -1,4 +1,4 @@
-"""The serving half of a conversation: grants, and the ranges that use them; answers are in `answering`."""
+"""The serving half of a conversation: what was granted and named is sent; answers are in `answering`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,20 @@ from typing import Any, Protocol
 import attrs
 from twisted.logger import Logger
 
-from p2pd.errors import NotFoundError, P2PError, ProtocolError
+from p2pd.errors import P2PError, ProtocolError
+from p2pd.fetch.granting import Granting
 from p2pd.fetch.picker import Run
-from p2pd.model import FileId, Manifest
+from p2pd.model import FileId
 from p2pd.net.fast import FileSlice
 from p2pd.peer.answering import Answering, Library, Link
 from p2pd.peer.budgets import Budget, Budgets
-from p2pd.share.hashing import StatKey
-from p2pd.share.index import Entry
+from p2pd.peer.stock import Copy
 from p2pd.text import escape
 from p2pd.threads import InThread
 from p2pd.wire import messages as m
 from p2pd.wire.codec import encode
 from p2pd.wire.fields import sentence
 
-MAX_GRANTS = 4
-"""Grants open at once for one file in one conversation."""
-GRANT_BYTES = 16 * 1024 * 1024
 MAX_FILES = 64
 """Files that are open for one conversation; further ones wait."""
 MAX_WAITING = 4096
@@ -48,24 +45,33 @@ class Upload:
     """A file going out to one peer; ``bytes`` sent, ``began`` and ``last`` in monotonic seconds."""
 
     file_id: FileId
-    entry: Entry
-    fd: int
-    manifest: Manifest
-    key: StatKey
+    copy: Copy
     budget: Budget
     began: float
     last: float
     want: int = 0
+    once: bool = False
+    """Only what nobody was sent yet."""
     declined: bool = False
     """It had nothing to ask for just now, and may say `want` again."""
     over: bool = False
     """It has used up its budget."""
-    open: dict[int, _Range | None] = attrs.Factory(dict)  # grant -> its range, once named
+    open: dict[int, _Given] = attrs.Factory(dict)
     bytes: int = 0
     rate: float = 0.0
     id: str = attrs.Factory(lambda: secrets.token_hex(6))
     """As `transfers` shows it."""
     _window: tuple[float, int] = (0.0, 0)
+
+    @property
+    def name(self) -> str:
+        """The file's."""
+        return self.copy.name
+
+    @property
+    def busy(self) -> bool:
+        """True while something that was named is not yet sent."""
+        return any(given.asked is not None for given in self.open.values())
 
     def count(self, sent: int, now: float) -> None:
         """``sent`` bytes more."""
@@ -76,6 +82,16 @@ class Upload:
         if now - start > 1.0:
             self.rate = (self.bytes - before) / (now - start) if start else 0.0
             self._window = (now, self.bytes)
+
+
+@attrs.define(eq=False)
+class _Given:
+    """A grant: for up to ``limit`` bytes, of the pieces of ``run`` where we named some."""
+
+    upload: Upload
+    limit: int
+    run: Run | None
+    asked: _Range | None = None
 
 
 @attrs.define(eq=False)
@@ -91,6 +107,7 @@ class Shop(Library, Protocol):
     """What all conversations of a daemon serve from."""
 
     budgets: Budgets
+    granting: Granting
 
     @property
     def in_thread(self) -> InThread:
@@ -103,6 +120,18 @@ class Shop(Library, Protocol):
         """For the list of ended transfers; ``name`` is the other's, ``done``: it wanted no more."""
 
 
+class Counter:
+    """Carries out what Granting says; clients are :class:`Serving`, files their ids."""
+
+    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None) -> None:
+        """Part of :class:`~p2pd.fetch.granting.Driver`."""
+        client.granted(file, grant, limit, run)
+
+    def send(self, client: Any, grant: int) -> None:
+        """Part of :class:`~p2pd.fetch.granting.Driver`."""
+        client.send_range(grant)
+
+
 class Serving:
     """See the module."""
 
@@ -112,8 +141,7 @@ class Serving:
         self.answers = Answering(link, shop)
         self.uploads: dict[FileId, Upload] = {}
         self._grants: dict[int, Upload] = {}
-        self._next_grant = 1
-        self._waiting: dict[FileId, int] = {}
+        self._waiting: dict[FileId, m.Want] = {}
         self._queue: deque[_Range] = deque()
         self._frame: tuple[_Range, int] | None = None  # the one being sent, its length
         self._warming = False
@@ -135,12 +163,22 @@ class Serving:
     @property
     def answering(self) -> bool:
         """True while something that was asked for is not yet sent."""
-        return bool(self.answers.under_way or self._queue or self._frame)
+        return bool(self.answers.under_way or self._queue or self._frame) or any(
+            upload.busy for upload in self.uploads.values()
+        )
 
     @property
     def busy(self) -> bool:
         """True while the other side may expect something."""
-        return bool(self.answers.standing or self.answering or self.uploads)
+        return bool(self.answers.standing or self.uploads or self.answering)
+
+    def concerned(self, file_id: FileId) -> bool:
+        """True where the other side was told of a part of that file, and its `req` stands."""
+        return self.answers.told(file_id)
+
+    def has(self, file_id: FileId, mask: int) -> None:
+        """The other side announces pieces (see :func:`p2pd.pieces.mask_of`). IndexError out of range."""
+        self._shop.granting.has(self, file_id, mask, self._shop.now())
 
     # Grants
 
@@ -152,7 +190,7 @@ class Serving:
                 self._waiting.pop(file_id, None)
                 return
             if len(self.uploads) >= MAX_FILES:
-                self._put_off(file_id, want.count)
+                self._put_off(file_id, want)
                 return
             self._waiting.pop(file_id, None)
             try:
@@ -162,35 +200,30 @@ class Serving:
                 return
         upload.want, upload.declined = want.count, False
         upload.last = self._shop.now()
-        self._issue(upload)
+        upload.once = want.once
+        self._tell_granting(upload, want.place)
         self._close_unwanted(upload)
 
-    def _put_off(self, file_id: FileId, count: int) -> None:
+    def _put_off(self, file_id: FileId, want: m.Want) -> None:
         """Too many files are open for this conversation: its further wants wait for one to be closed."""
         if file_id not in self._waiting and len(self._waiting) >= MAX_WAITING:
             raise ProtocolError(f"want: more than {MAX_WAITING} files wait")
-        self._waiting[file_id] = count
+        self._waiting[file_id] = want
 
     def _open(self, file_id: FileId) -> Upload:
-        index = self._shop.index
-        entry = index.offered(file_id)
-        if entry is None:
-            raise NotFoundError("not offered here any more")
-        fd, manifest, key = index.open(file_id)
+        copy = self._shop.stock.open(file_id)
         now = self._shop.now()
-        other = self._link.other
+        other, manifest = self._link.other, copy.manifest
         budget = self._shop.budgets.of(other.id, other.host, file_id, manifest.size, now)
-        upload = Upload(file_id, entry, fd, manifest, key, budget, now, now)
+        upload = Upload(file_id, copy, budget, now, now)
         self.uploads[file_id] = upload
         return upload
 
-    def _issue(self, upload: Upload) -> None:
-        while len(upload.open) < min(upload.want, MAX_GRANTS) and self._affordable(upload):
-            grant = self._next_grant
-            self._next_grant += 1
-            upload.open[grant] = None
-            self._grants[grant] = upload
-            self._link.send(m.Grant(upload.file_id, grant, max(GRANT_BYTES, upload.manifest.piece_size)))
+    def _tell_granting(self, upload: Upload, place: int = 0) -> None:
+        count = upload.want if self._affordable(upload) else 0
+        granting, manifest = self._shop.granting, upload.copy.manifest
+        granting.offer(upload.file_id, manifest.count, manifest.piece_size, upload.copy.held)
+        granting.want(self, upload.file_id, count, self._shop.now(), place=place, once=upload.once)
 
     def _affordable(self, upload: Upload) -> bool:
         """False while the other side was sent too much of it: grants go on when its budget has recovered."""
@@ -198,17 +231,28 @@ class Serving:
         if over and not upload.over:
             log.info(
                 "{name} was sent {file} too often and has to wait",
-                name=self._link.name, file=escape(upload.entry.name),
+                name=self._link.name, file=escape(upload.name),
             )  # fmt: skip
         upload.over = over
         return not over
 
+    def granted(self, file_id: FileId, grant: int, limit: int, run: Run | None) -> None:
+        """Part of :class:`Counter`."""
+        upload = self.uploads[file_id]
+        upload.open[grant] = _Given(upload, limit, run)
+        self._grants[grant] = upload
+        first, count = (run.first, len(run)) if run is not None else (0, 0)
+        self._link.send(m.Grant(file_id, grant, limit, first, count))
+
     def _on_decline(self, decline: m.Decline) -> None:
         upload = self._grants.get(decline.grant)
-        if upload is not None and upload.open[decline.grant] is None:
+        if upload is None or upload.open[decline.grant].asked is not None:
+            return
+        if upload.open[decline.grant].run is None:
             # It has nothing to ask for: no further grants until it says `want` again.
             upload.want, upload.declined = 0, True
-            self._finish(upload, decline.grant)
+        self._finish(upload, decline.grant)
+        self._shop.granting.declined(decline.grant, self._shop.now())
 
     def _finish(self, upload: Upload, grant: int) -> None:
         upload.open.pop(grant, None)
@@ -221,48 +265,70 @@ class Serving:
             # Revoked by `gone`, or never given: either way nothing comes of it.
             self._link.send(m.Cancelled(get.grant))
             return
-        if upload.open[get.grant] is not None:
+        given = upload.open[get.grant]
+        if given.asked is not None:
             raise ProtocolError(f"get: grant: {get.grant} is used")
-        manifest = upload.manifest
-        if get.length > max(GRANT_BYTES, manifest.piece_size):
+        manifest = upload.copy.manifest
+        if get.length > given.limit:
             raise ProtocolError("get: length: more than was granted")
         if get.offset + get.length > manifest.size:
             raise ProtocolError("get: the range goes beyond the end of the file")
-        if not self._still(upload):
-            return
         first = get.offset // manifest.piece_size
         run = Run(first, (get.offset + get.length - 1) // manifest.piece_size + 1)
-        asked = _Range(upload, get.grant, run, get.offset, get.offset + get.length)
-        upload.open[get.grant] = asked
+        if given.run is not None and not given.run.first <= run.first < run.end <= given.run.end:
+            raise ProtocolError("get: offset: pieces other than those granted")
+        if not self._still(upload):
+            return
+        held = upload.copy.held
+        if held is not None and run.mask & ~held.mask:
+            # Not blamed: what was held may have been lost with the disk that it was on.
+            self._gone(upload, "a piece that is not here")
+            return
+        given.asked = _Range(upload, get.grant, run, get.offset, get.offset + get.length)
+        self._shop.activity.note("asks for", run, upload.name, f"({self._link.name})")
+        self._shop.granting.named(get.grant, run, get.length, self._shop.now())
+
+    def send_range(self, grant: int) -> None:
+        """Part of :class:`Counter`."""
+        asked = self._grants[grant].open[grant].asked
+        assert asked is not None
         self._queue.append(asked)
-        self._shop.activity.note("asks for", run, upload.entry.name, f"({self._link.name})")
         self._link.slices_ready()
 
     def _still(self, upload: Upload) -> bool:
         """True while the file is what was offered; if not, the other side is told, and it is offered anew."""
-        if self._shop.index.still(upload.fd, upload.key, upload.entry.rel):
+        if upload.copy.still():
             return True
         with contextlib.suppress(P2PError):
-            os.close(self._shop.index.open(upload.file_id)[0])  # makes the index look at it again
+            self._shop.stock.look_again(upload.file_id)
         self._gone(upload, "the file changed")
         return False
 
+    def withdrawn(self, file_id: FileId) -> None:
+        """A part of it that was offered is not there any more."""
+        upload = self.uploads.get(file_id)
+        if upload is not None and not upload.copy.still():
+            self._gone(upload, "it does not come any more")
+        elif upload is None and self.answers.told(file_id):
+            self._link.send(m.Gone(file_id, "it does not come any more"))
+
     def _gone(self, upload: Upload, why: str) -> None:
         self._queue = deque(item for item in self._queue if item.upload is not upload)
-        self._drop_grants(upload)
         self._link.send(m.Gone(upload.file_id, sentence(why)))
         self._close(upload)
 
     def _on_cancel(self, cancel: m.Cancel) -> None:
         upload = self._grants.get(cancel.grant)
         if upload is not None:
-            asked = upload.open[cancel.grant]
+            asked = upload.open[cancel.grant].asked
             if asked is not None and asked in self._queue:
                 self._queue.remove(asked)
             # One under way stops after its frame: nothing of it is left in the queue.
             self._finish(upload, cancel.grant)
-            self._issue(upload)
+        # Before what is granted instead: who reads this may then use that.
         self._link.send(m.Cancelled(cancel.grant))
+        if upload is not None:
+            self._shop.granting.dropped(cancel.grant, self._shop.now())
 
     # Sending
 
@@ -274,6 +340,7 @@ class Serving:
             self._frame = None
             asked.upload.count(length, now)
             self._measure(length, now)
+            self._shop.granting.sent(length, now)
             if self.uploads.get(asked.upload.file_id) is not asked.upload:
                 self._close(asked.upload)  # it was closed while this frame was under way
             if asked.at >= asked.end:
@@ -283,7 +350,7 @@ class Serving:
             if not self._still(asked.upload):
                 continue
             length = min(asked.end - asked.at, self._frame_length())
-            fd = asked.upload.fd
+            fd = asked.upload.copy.fd
             if not _in_memory(fd, asked.at, length):
                 self._warm(asked, length)
                 return None
@@ -307,20 +374,16 @@ class Serving:
         upload = asked.upload
         if asked.grant in upload.open:
             self._finish(upload, asked.grant)
-            self._shop.activity.note("sent", asked.run, upload.entry.name, f"to {self._link.name}")
-            self._issue(upload)
+            self._shop.activity.note("sent", asked.run, upload.name, f"to {self._link.name}")
+            if not self._affordable(upload):
+                self._tell_granting(upload)
+            self._shop.granting.finished(asked.grant, self._shop.now())
             self._close_unwanted(upload)
 
     def _close_unwanted(self, upload: Upload) -> None:
         """The other side said that it wants no more of it, and has all that it named."""
-        if not upload.want and not upload.declined and not any(upload.open.values()):
-            self._drop_grants(upload)
+        if not upload.want and not upload.declined and not upload.busy:
             self._close(upload, done=True)
-
-    def _drop_grants(self, upload: Upload) -> None:
-        for grant in upload.open:
-            self._grants.pop(grant, None)
-        upload.open.clear()
 
     def _measure(self, length: int, now: float) -> None:
         self._sent += length
@@ -332,7 +395,7 @@ class Serving:
     def _warm(self, asked: _Range, length: int) -> None:
         """Reading from a cold disk would stop the reactor: let a thread wait for it."""
         try:
-            fd = os.dup(asked.upload.fd)
+            fd = os.dup(asked.upload.copy.fd)
         except OSError as error:  # no descriptor left
             self._gone(asked.upload, f"reading failed: {error.strerror}")
             return
@@ -367,7 +430,7 @@ class Serving:
         """A frame could not be sent as its header said: the conversation is over."""
         if self._frame is not None:
             upload = self._frame[0].upload
-            log.info("{file}: {reason}", file=escape(upload.entry.name), reason=reason)
+            log.info("{file}: {reason}", file=escape(upload.name), reason=reason)
             self._still(upload)
 
     # The end
@@ -376,23 +439,26 @@ class Serving:
         """``done``: the other side wanted no more of it, and did not just go away."""
         if self.uploads.get(upload.file_id) is upload:
             del self.uploads[upload.file_id]
+            for grant in upload.open:
+                self._grants.pop(grant, None)
+            upload.open.clear()
+            self._shop.granting.unwanted(self, upload.file_id, self._shop.now())
         if self._frame is not None and self._frame[0].upload is upload:
             return  # the transport still reads from it
-        os.close(upload.fd)
+        upload.copy.close()
         if upload.bytes:
             self._shop.upload_ended(upload, self._link.name, done)
         while self._waiting and not self._ended and len(self.uploads) < MAX_FILES:
-            file_id = next(iter(self._waiting))
-            self._on_want(m.Want(file_id, self._waiting.pop(file_id)))
+            self._on_want(self._waiting.pop(next(iter(self._waiting))))
 
     def tick(self, now: float) -> None:
         """Close what nobody asks for any more."""
         for upload in list(self.uploads.values()):
             if upload.over:
-                self._issue(upload)
-            unused = all(asked is None for asked in upload.open.values())
-            if unused and now - upload.last > KEEP_OPEN:
-                self._drop_grants(upload)
+                self._tell_granting(upload)
+            # One who waits for a part to come on has not forgotten it.
+            idle = not upload.busy and (upload.copy.held is None or not upload.want)
+            if idle and now - upload.last > KEEP_OPEN:
                 self._close(upload, done=True)
 
     def end(self) -> None:
@@ -406,6 +472,7 @@ class Serving:
             self._close(frame[0].upload)  # it was closed while this frame was under way
         for upload in list(self.uploads.values()):
             self._close(upload)
+        self._shop.granting.left(self, self._shop.now())
 
 
 def _in_memory(fd: int, offset: int, length: int) -> bool:

@@ -10,6 +10,7 @@ from typing import cast
 from twisted.application import service
 from twisted.python import usage
 
+from p2pd.errors import UsageError
 from p2pd.net.addresses import canonical_host, is_wildcard, listen_hosts, split_host_port
 from p2pd.net.console import for_twistd
 from p2pd.net.listening import check_port_option
@@ -32,6 +33,8 @@ class Options(DaemonOptions):
         ["port", None, None, "Port to listen on (0: any free one), or an endpoint string."],
         ["dir", None, None, "Folder to share; made if it is missing. Default: the peer's name."],
         ["manager", None, "localhost:12000", "HOST:PORT of the manager."],
+        ["owner", None, None, "HOST:PORT to fetch from, and from no others but neighbors."],
+        ["neighbor", None, None, "HOST:PORT to fetch from, and from no others; may be said several times."],
         ["name", None, None, "This peer's name, unique among the active peers. Default: HOSTNAME-PORT."],
         ["state", None, None, "Folder for identity and caches."],
         ["advertise", None, "", "Address that others reach this peer by, behind address translation."],
@@ -49,6 +52,10 @@ class Options(DaemonOptions):
     switches = frozenset({"activity"})
     at_run_time = frozenset({"max", "activity", "ban"})
     against = {"no-manager": "manager"}  # noqa: RUF012
+
+    def opt_neighbor(self, address: str) -> None:
+        """HOST:PORT to fetch from, and from no others but the owner; may be said several times."""
+        self["neighbor"] = f"{self['neighbor']} {address}" if self["neighbor"] else address
 
     def check(self) -> None:
         """Check everything that can be checked before anything is opened."""
@@ -69,6 +76,8 @@ class Options(DaemonOptions):
         ):
             raise usage.UsageError("--name: no folder can be named so; say --dir")
         self["manager"] = None if self["no-manager"] else self.checked("manager", split_host_port)
+        self["owner"] = None if self["owner"] is None else self.checked("owner", split_host_port)
+        self["neighbor"] = () if self["neighbor"] is None else self.checked("neighbor", _addresses)
         if self["advertise"]:
             self["advertise"] = self.checked("advertise", canonical_host)
             if is_wildcard(self["advertise"]):
@@ -94,8 +103,16 @@ class Options(DaemonOptions):
             state=Path(state).absolute() if state else default_state_dir(_state_name(path)),
             advertise=self["advertise"],
             control=Path(self["control"]).absolute() if self["control"] else None,
-            piece_size=self["piece-size"], run_time=self.run_time,
+            piece_size=self["piece-size"], neighbours=self["neighbor"], owner=self["owner"],
+            run_time=self.run_time,
         )  # fmt: skip
+
+
+def _addresses(text: str) -> tuple[tuple[str, int], ...]:
+    found = tuple(dict.fromkeys(map(split_host_port, text.replace(",", " ").split())))
+    if not found:
+        raise UsageError("HOST:PORT is missing")
+    return found
 
 
 def _state_name(folder: Path) -> str:

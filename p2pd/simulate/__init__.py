@@ -1,0 +1,1 @@
+"""The real transfer and granting among machines that there are not. Pure."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from p2pd.fetch.announcing import Announcing
 from p2pd.fetch.granting import Granting
@@ -21,9 +22,7 @@ FILE = "file"
 class Machine:
     """A peer on the file; ``held`` None: it holds all from the beginning."""
 
-    def __init__(
-        self, swarm: Swarm, number: int, up: float, down: float, *, complete: bool = False
-    ) -> None:
+    def __init__(self, swarm: Swarm, number: int, up: float, down: float, *, complete: bool = False) -> None:
         self.swarm = swarm
         self.number = number
         self.clock = swarm.clock
@@ -74,30 +73,31 @@ class Machine:
 
     # The driver of the transfer
 
-    def want(self, source: int, count: int, place: int) -> None:
+    def want(self, source: Any, count: int, place: int, once: bool) -> None:
         other = self.neighbours[source]
-        self._say(other, other.wanted, self, count, place)
+        self._say(other, other.wanted, self, count, place, once)
 
-    def get(self, source: int, grant: int, run: Run, duplicate: bool) -> None:
+    def get(self, source: Any, grant: int, run: Run, duplicate: bool) -> None:
         other = self.neighbours[source]
         self._gets[source, grant] = run
         self._say(other, other.named, grant, run)
 
-    def cancel(self, source: int, grant: int) -> None:
+    def cancel(self, source: Any, grant: int) -> None:
         other = self.neighbours[source]
         self._gets.pop((source, grant), None)
         self._say(other, other.cancelled, grant)
 
-    def blame(self, source: int, piece: int) -> None:
+    def blame(self, source: Any, piece: int) -> None:
         raise AssertionError("nobody lies here")
 
-    def trust(self, source: int) -> None:
+    def trust(self, source: Any) -> None:
         pass
 
     # What others say to the granting
 
-    def wanted(self, other: Machine, count: int, place: int) -> None:
-        self.granting.want(other.number, FILE, count, self.clock.now, place=place)
+    def wanted(self, other: Machine, count: int, place: int, once: bool) -> None:
+        self.granting.offer(FILE, self.swarm.count, self.swarm.piece_size, self.held)
+        self.granting.want(other.number, FILE, count, self.clock.now, place=place, once=once)
 
     def named(self, grant: int, run: Run) -> None:
         if grant in self._grants:
@@ -122,12 +122,12 @@ class Machine:
 
     # The driver of the granting
 
-    def grant(self, client: int, file: str, grant: int, limit: int, run: Run | None) -> None:
+    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None) -> None:
         other = self.neighbours[client]
         self._grants[grant] = (other, Run(0, 0))
         self._say(other, other.granted, self, grant, limit, run)
 
-    def send(self, client: int, grant: int) -> None:
+    def send(self, client: Any, grant: int) -> None:
         other, run = self._grants[grant]
         length = self._length(run)
         flow = Flow(
@@ -165,7 +165,7 @@ class Machine:
             if self.transfer.piece_arrived(other.number, grant, piece, True, now):
                 self.transfer.piece_written(piece)
                 self.swarm.pieces_came(self, piece)
-                self.granting.gained(FILE, piece, now)
+                self.granting.gained(FILE, now)
                 due = self._announcing.gained(piece, now)
                 if due is not None:
                     self.clock.later(due, self._announce)

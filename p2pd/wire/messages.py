@@ -24,6 +24,8 @@ MAX_WANT = 64
 """Grants that may be wanted at once for a file."""
 MAX_NAME_BYTES = 4096
 """A file's name in UTF-8; PATH_MAX of Linux."""
+MAX_PIECES_TEXT = 32 * 1024
+"""Bytes of a list of pieces in one message; a longer one comes in several."""
 MAX_LISTEN = 16
 """Addresses that a peer may say it listens on."""
 
@@ -125,7 +127,8 @@ class Withdraw(Message):
 class Have(Message):
     """``have {"req": 1, "name": "a/b.bin", "size": 9, "piece_size": 65536, "file": "64 hex", "bitfield": 0}``
 
-    ``bitfield`` bytes of packed bits follow; 0 means that all pieces are held.
+    ``bitfield`` bytes of packed bits follow; 0 means that all pieces are held. Pieces that
+    are held later are told by `have piece`.
     """
 
     VERB = "have"
@@ -136,6 +139,18 @@ class Have(Message):
     piece_size: int = attrs.field(validator=fields.integer(1))
     file: str = attrs.field(validator=fields.file_id())
     bitfield: int = attrs.field(validator=fields.integer(0, 1 << 17))
+
+
+@attrs.frozen
+class HavePiece(Message):
+    """``have piece {"file": "64 hex", "pieces": "0-3,7"}``: these are held as well, from now on.
+
+    To all who are on the same file: who asked for it, and who serves it.
+    """
+
+    VERB = "have piece"
+    file: str = attrs.field(validator=fields.file_id())
+    pieces: str = attrs.field(validator=fields.line(MAX_PIECES_TEXT))
 
 
 @attrs.frozen
@@ -194,21 +209,33 @@ class Gone(Message):
 
 @attrs.frozen
 class Want(Message):
-    """``want {"file": "64 hex", "count": 3}``: keep up to ``count`` grants for this file open to me; 0: none more."""
+    """``want {"file": "64 hex", "count": 3, "place": 0, "once": false}``: keep so many grants open to me.
+
+    0: none more. ``place``: the piece at which your share begins among several complete holders.
+    ``once``: only for pieces that nobody was sent yet, others will pass the rest on.
+    """
 
     VERB = "want"
     file: str = attrs.field(validator=fields.file_id())
     count: int = attrs.field(validator=fields.integer(0, MAX_WANT))
+    place: int = attrs.field(default=0, validator=fields.integer())
+    once: bool = attrs.field(default=False)
 
 
 @attrs.frozen
 class Grant(Message):
-    """``grant {"file": "64 hex", "grant": 12, "bytes": 16777216}``: a slot is free; name up to ``bytes``, or decline."""
+    """``grant {"file": "64 hex", "grant": 12, "bytes": 16777216, "first": 0, "count": 0}``: a slot is free.
+
+    Name up to ``bytes``, or decline. ``count`` other than 0: it is for so many pieces from
+    ``first`` on, and no others.
+    """
 
     VERB = "grant"
     file: str = attrs.field(validator=fields.file_id())
     grant: int = attrs.field(validator=fields.integer())
     bytes: int = attrs.field(validator=fields.integer(1))
+    first: int = attrs.field(default=0, validator=fields.integer())
+    count: int = attrs.field(default=0, validator=fields.integer())
 
 
 @attrs.frozen
@@ -341,8 +368,8 @@ def table(*classes: type[Message]) -> Mapping[str, type[Message]]:
 
 
 PEER_TO_PEER = table(
-    Hello, Error, Ping, Pong, Unknown, LeftPeer, Req, Withdraw, Have, NotHave, Hashing, ManifestReq,
-    PieceList, Gone, Want, Grant, Get, Decline, Data, Cancel, Cancelled,
+    Hello, Error, Ping, Pong, Unknown, LeftPeer, Req, Withdraw, Have, HavePiece, NotHave, Hashing,
+    ManifestReq, PieceList, Gone, Want, Grant, Get, Decline, Data, Cancel, Cancelled,
 )  # fmt: skip
 PEER_TO_MANAGER = table(NewPeer, Error, Ping, Pong, Unknown, LeftPeer, ListPeers)
 MANAGER_TO_PEER = table(Welcome, Error, Ping, Pong, Unknown, LeftPeer, Peers, Changes)

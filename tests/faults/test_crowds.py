@@ -16,10 +16,10 @@ from typing import Any
 import attrs
 import pytest
 
+from p2pd.fetch.granting import ALONE
 from p2pd.net.door import MAX_PENDING, share
 from p2pd.net.pace import AT_ONCE, COUNTED, PER_SECOND
 from p2pd.peer.budgets import BASE, TIMES
-from p2pd.peer.serving import MAX_GRANTS
 from p2pd.wire import messages as m
 from p2pd.wire.codec import encode
 from tests.rig import Closed, Daemon, Host, ManagerLink, Oracle, Raw
@@ -248,7 +248,7 @@ def test_the_same_range_for_ever(daemons: dict[str, Target], oracle: Oracle) -> 
             while got < len(SMALL):
                 got += len(raw.body(raw.expect(m.Data).length))
             sent += got
-        assert budget <= sent <= budget + MAX_GRANTS * len(SMALL) + budget // 10
+        assert budget <= sent <= budget + ALONE * len(SMALL) + budget // 10
         identity = raw.id
         # Other files are still his,
         assert isinstance(raw.req("other", 2), m.Have)

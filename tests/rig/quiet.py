@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -11,10 +11,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from p2pd.errors import NotFoundError
+from p2pd.fetch.granting import Granting
 from p2pd.peer.activity import Activity
 from p2pd.peer.budgets import Budgets
 from p2pd.peer.conversation import Conversation
-from p2pd.peer.serving import Serving
+from p2pd.peer.serving import Counter, Serving
+from p2pd.peer.stock import Stock
 from p2pd.wire import messages as m
 from p2pd.wire.codec import Body, Decoder, UnknownVerb, encode
 
@@ -88,6 +90,16 @@ class EmptyIndex:
         return None
 
 
+class _IndexOf:
+    """The index that a quiet peer has now: tests replace it."""
+
+    def __init__(self, quiet: Quiet) -> None:
+        self._quiet = quiet
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._quiet.index, name)
+
+
 class Quiet:
     """A conversation that somebody opened, and what is around it."""
 
@@ -96,6 +108,11 @@ class Quiet:
         self.index: Any = EmptyIndex()
         self.activity = Activity(False)
         self.budgets = Budgets()
+        self.granting = Granting(Counter())
+        self.stock = Stock(
+            cast(Any, _IndexOf(self)), self.granting, now=self.now, later=self.later,
+            company=lambda: [self.conversation],
+        )  # fmt: skip
         self.wire = Memory()
         self.over = False
         self._decoder = Decoder(m.PEER_TO_PEER)

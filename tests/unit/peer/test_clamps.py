@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 
+from p2pd.fetch.granting import ALONE
 from p2pd.fetch.transfer import MAX_RUN, Transfer
 from p2pd.model import FileId, Manifest, Offer, PeerId
 from p2pd.peer.answering import MAX_PIECE_SIZES
 from p2pd.peer.offers import HASHING_GRACE, HASHING_PACE, Offers
-from p2pd.peer.serving import MAX_GRANTS
 from p2pd.pieces import MAX_PIECES, Bitfield, piece_count
 from p2pd.share.index import Entry
 from p2pd.wire import messages as m
@@ -32,7 +32,7 @@ class Asked:
         self.lengths: list[int] = []
         self._piece = piece
 
-    def want(self, source: object, count: int) -> None:
+    def want(self, source: object, count: int, place: int, once: bool) -> None:
         pass
 
     def get(self, source: object, grant: int, run: Any, duplicate: bool) -> None:
@@ -101,7 +101,7 @@ def test_piece_sizes_that_do_not_fit_or_are_too_many_give_the_usual_one(size: in
 
 
 @pytest.mark.fault(20)
-@pytest.mark.parametrize("count", [1, MAX_GRANTS, MAX_GRANTS + 1, m.MAX_WANT])
+@pytest.mark.parametrize("count", [1, ALONE, ALONE + 1, m.MAX_WANT])
 def test_no_more_grants_than_we_give_however_many_are_wanted(count: int) -> None:
     quiet = Quiet().introduce()
     quiet.heard()
@@ -111,13 +111,13 @@ def test_no_more_grants_than_we_give_however_many_are_wanted(count: int) -> None
     quiet.say(encode(m.Want(file, count)))
     quiet.say(encode(m.Want(file, count)))
     grants = [event for event in quiet.heard() if isinstance(event, m.Grant)]
-    assert len(grants) == min(count, MAX_GRANTS)
+    assert len(grants) == min(count, ALONE)
 
 
 @pytest.mark.fault(20)
 def test_more_grants_than_may_be_wanted_are_an_error() -> None:
     quiet = Quiet().introduce()
-    quiet.say(b'want {"file": "%s", "count": %d}\n' % (b"ab" * 32, m.MAX_WANT + 1))
+    quiet.say(b'want {"file": "%s", "count": %d, "place": 0}\n' % (b"ab" * 32, m.MAX_WANT + 1))
     error = quiet.heard()[-1]
     assert isinstance(error, m.Error)
     assert "count" in error.message

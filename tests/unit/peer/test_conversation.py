@@ -32,7 +32,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "major": st.integers(0, 2), "minor": SMALL, "id": st.sampled_from(["b" * 32, "c" * 32]),
     "name": NAMES, "port": SMALL, "req": SMALL, "piece_size": st.sampled_from([1, 65536]), "size": SMALL,
     "file": FILES, "bitfield": SMALL, "done": SMALL, "length": st.sampled_from([1, 32]), "count": SMALL,
-    "grant": SMALL, "bytes": st.just(65536), "offset": SMALL,
+    "grant": SMALL, "bytes": st.just(65536), "offset": SMALL, "place": SMALL, "first": SMALL,
+    "pieces": st.sampled_from(["", "0", "0-3,7", "7,0", "x", "9" * 30]),
 }  # fmt: skip
 
 
@@ -221,7 +222,7 @@ def test_a_cold_read_that_fails_after_its_file_was_closed_closes_nothing_else(
     monkeypatch.setattr(serving_module, "_in_memory", lambda *_: False)
     serving = sharing.conversation.serving
     sharing.say(encode(m.Want(FILE_IDS[0], 1)) + encode(m.Get(1, 0, 100)))
-    fd = serving.uploads[FILE_IDS[0]].fd
+    fd = serving.uploads[FILE_IDS[0]].copy.fd
     assert serving.next_slice() is None
     with open(os.devnull, "rb") as other:
         sharing.say(encode(m.Cancel(1)) + encode(m.Want(FILE_IDS[0], 0)))

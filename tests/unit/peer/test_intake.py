@@ -19,6 +19,7 @@ from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.intake import Intake
 from p2pd.peer.receiving import STEP, BufferPool
+from p2pd.peer.stock import Part
 from p2pd.pieces import Bitfield
 from p2pd.share.writing import Writer
 from p2pd.wire import messages as m
@@ -97,6 +98,22 @@ class Source:
             self.fetching.body_received(count)
 
 
+class Shelf:
+    """A stock that nobody is served from."""
+
+    def begin(self, part: Part) -> None:
+        pass
+
+    def gained(self, part: Part, piece: int) -> None:
+        assert piece in part.held
+
+    def announce(self, part: Part) -> None:
+        pass
+
+    def end(self, part: Part, *, done: bool) -> None:
+        pass
+
+
 class House:
     """An intake of two pieces, and the owner of its file."""
 
@@ -112,6 +129,7 @@ class House:
         self.intake = Intake(
             self, name="f", manifest=manifest, held=Bitfield(2), file=cast(Any, self.file),
             now=self.clock.seconds, activity=Activity(False), pool=BufferPool(), writer=self.writer,
+            stock=cast(Any, Shelf()), target="f", seed="",
         )  # fmt: skip
 
     def source(self, letter: str) -> Source:

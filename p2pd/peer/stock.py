@@ -1,0 +1,213 @@
+"""What this peer serves: the files of its share, and of those that are still coming what has come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+from typing import Protocol
+
+import attrs
+
+from p2pd.errors import NotFoundError, StorageError
+from p2pd.fetch.announcing import Announcing
+from p2pd.fetch.granting import Granting
+from p2pd.model import FileId, Manifest
+from p2pd.pieces import Bitfield, format_parts
+from p2pd.share.index import Entry, ShareIndex
+from p2pd.wire import messages as m
+
+
+class Company(Protocol):
+    """A conversation, as far as it is told what is here."""
+
+    def concerned(self, file_id: FileId) -> bool:
+        """True where the other side is on that file, and to be told of further pieces."""
+
+    def send(self, message: m.Message) -> None:
+        """Send a message."""
+
+    def withdrawn(self, file_id: FileId) -> None:
+        """A part of that file that was offered is not there any more."""
+
+
+class PartState(Enum):
+    """What has become of a part."""
+
+    COMING = auto()
+    DONE = auto()
+    """It is a file of the share now."""
+    GONE = auto()
+
+
+@attrs.define(eq=False)
+class Part:
+    """A file that is coming in; ``held`` is kept up to date, ``fd`` is open while it comes."""
+
+    name: str
+    """The one that it will have."""
+    manifest: Manifest
+    held: Bitfield
+    fd: Callable[[], int]
+    state: PartState = PartState.COMING
+    announcing: Announcing = attrs.Factory(Announcing)
+
+
+@attrs.define(eq=False)
+class Copy:
+    """A file that is open to be sent; whoever opened it calls :meth:`close`."""
+
+    name: str
+    manifest: Manifest
+    fd: int
+    _index: ShareIndex
+    _entry: Entry | None  # None: a part
+    _part: Part | None = None
+
+    @property
+    def held(self) -> Bitfield | None:
+        """The pieces that can be sent; None: all."""
+        return self._part.held if self._part is not None else None
+
+    def still(self) -> bool:
+        """True while it is what was offered."""
+        part = self._part
+        if part is not None:
+            if part.state is not PartState.DONE:
+                return part.state is PartState.COMING
+            # It got its name: from now on it is as any other file, that somebody may change.
+            self._entry, self._part = self._index.offered(self.manifest.file_id), None
+        entry = self._entry
+        return entry is not None and self._index.still(self.fd, entry.key, entry.rel)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.fd)
+
+
+class Stock:
+    """See the module. All methods are for the reactor thread.
+
+    ``company``: all conversations; ``later(seconds, f)`` calls ``f``.
+    """
+
+    def __init__(
+        self,
+        index: ShareIndex,
+        granting: Granting,
+        *,
+        now: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], object],
+        company: Callable[[], Iterable[Company]],
+    ) -> None:
+        self._index = index
+        self._granting = granting
+        self._now = now
+        self._later = later
+        self._company = company
+        self._parts: dict[str, Part] = {}
+        self._callbacks: list[Callable[[str], None]] = []
+
+    def subscribe(self, callback: Callable[[str], None]) -> None:
+        """Have ``callback(name)`` called when what is offered under a name is another now."""
+        self._callbacks.append(callback)
+        self._index.subscribe(callback)
+
+    def unsubscribe(self, callback: Callable[[str], None]) -> None:
+        """The reverse of :meth:`subscribe`."""
+        self._callbacks.remove(callback)
+        self._index.unsubscribe(callback)
+
+    # What is served
+
+    def part(self, name: str) -> Part | None:
+        """What has come of a file of that name, where that is anything."""
+        part = self._parts.get(name)
+        return part if part is not None and len(part.held) else None
+
+    def name_of(self, file_id: FileId) -> str | None:
+        """Under which name that content is offered here."""
+        entry = self._index.offered(file_id)
+        if entry is not None:
+            return entry.name
+        part = self._part_of(file_id)
+        return part.name if part is not None else None
+
+    def open(self, file_id: FileId) -> Copy:
+        """That content, whole or in part. NotFoundError, ChangedError, StorageError."""
+        entry = self._index.offered(file_id)
+        if entry is not None:
+            fd, manifest, _ = self._index.open(file_id)
+            return Copy(entry.name, manifest, fd, self._index, entry)
+        part = self._part_of(file_id)
+        if part is None:
+            raise NotFoundError("not offered here any more")
+        try:
+            fd = os.dup(part.fd())
+        except OSError as error:
+            raise StorageError(f"cannot open {part.name}: {error.strerror}") from error
+        return Copy(part.name, part.manifest, fd, self._index, None, part)
+
+    def manifest(self, file_id: FileId) -> Manifest:
+        """The piece list of what is offered. NotFoundError, ChangedError, StorageError."""
+        if self._index.offered(file_id) is None:
+            part = self._part_of(file_id)
+            if part is not None:
+                return part.manifest
+        fd, manifest, _ = self._index.open(file_id)
+        os.close(fd)
+        return manifest
+
+    def look_again(self, file_id: FileId) -> None:
+        """A file of the share is not what was offered: it is looked at anew. Errors as of :meth:`open`."""
+        os.close(self._index.open(file_id)[0])
+
+    def _part_of(self, file_id: FileId) -> Part | None:
+        for part in self._parts.values():
+            if part.manifest.file_id == file_id and len(part.held):
+                return part
+        return None
+
+    # What comes
+
+    def begin(self, part: Part) -> None:
+        """A file is coming in; what is held of it is offered from now on."""
+        self._parts[part.name] = part
+        if len(part.held):
+            self._tell_changed(part.name)
+
+    def gained(self, part: Part, piece: int) -> None:
+        """``piece`` is held now."""
+        now = self._now()
+        self._granting.gained(part.manifest.file_id, now)
+        if len(part.held) == 1:
+            self._tell_changed(part.name)  # the first one: it was not offered before
+        due = part.announcing.gained(piece, now)
+        if due is not None:
+            self._later(due, lambda: self.announce(part))
+
+    def announce(self, part: Part) -> None:
+        """Tell those on the same file of the pieces that they have not been told of."""
+        mask = part.announcing.take(self._now())
+        if not mask or part.state is PartState.GONE:
+            return
+        file_id = part.manifest.file_id
+        told = [m.HavePiece(file_id, text) for text in format_parts(mask, m.MAX_PIECES_TEXT)]
+        for each in list(self._company()):
+            if each.concerned(file_id):
+                for message in told:
+                    each.send(message)
+
+    def end(self, part: Part, *, done: bool) -> None:
+        """It comes no more; ``done``: it is a file of the share, and listed."""
+        part.state = PartState.DONE if done else PartState.GONE
+        if self._parts.get(part.name) is part:
+            del self._parts[part.name]
+        if not done and len(part.held):
+            for each in list(self._company()):
+                each.withdrawn(part.manifest.file_id)
+            self._tell_changed(part.name)
+
+    def _tell_changed(self, name: str) -> None:
+        for callback in list(self._callbacks):
+            callback(name)
