@@ -10,7 +10,7 @@ BIN := .venv/bin
 # Compiled files go into .venv too: `make demo` leaves nothing else behind.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
-.PHONY: demo test bench fuzz lint types reference clean
+.PHONY: demo test bench bench-swarm fuzz lint types reference clean
 
 demo: .venv/run-time.stamp
 	@$(BIN)/python tools/demo.py
@@ -21,6 +21,10 @@ test: .venv/test.stamp
 # Everything, into docs/performance.md; or a part: make bench ARGS='--only client'
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks.bench $(or $(ARGS),--publish)
+
+# One owner, many receivers, on links of a known rate; as root.
+bench-swarm: .venv/bench.stamp
+	$(BIN)/python -m benchmarks.wires $(or $(ARGS),--publish)
 
 # Looks for input that breaks a parser, for so many seconds.
 fuzz: .venv/fuzz.stamp

@@ -12,19 +12,27 @@ from benchmarks.measure import BenchError
 from benchmarks.musts import Verdict, column, judge, longest, paired
 
 Json = dict[str, Any]
-BEGIN = "<!-- bench: made by `make bench`, do not edit -->"
-END = "<!-- /bench -->"
+MARK = "bench: made by `make bench`"
+
+
+def marks(mark: str) -> tuple[str, str]:
+    """The two comments between which a page's tables stand."""
+    return f"<!-- {mark}, do not edit -->", f"<!-- /{mark.partition(':')[0]} -->"
+
+
+BEGIN, END = marks(MARK)
 SIDE_BY_SIDE = {"memory": "In memory", "disk": "From a disk with a cold cache"}
 
 
-def insert(page: Path, text: str) -> None:
-    """Put ``text`` between the marks of a page; BenchError where it has none."""
+def insert(page: Path, text: str, mark: str = MARK) -> None:
+    """Put ``text`` between two marks of a page; BenchError where it has none."""
     whole = page.read_text("utf-8")
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    opening, closing = marks(mark)
+    before, begin, rest = whole.partition(opening)
+    _, end, after = rest.partition(closing)
     if not (begin and end):
         raise BenchError(f"{page} has no marks to write between")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", "utf-8")
+    page.write_text(f"{before}{opening}\n\n{text}\n{closing}{after}", "utf-8")
 
 
 def render(results: Json, picture: str | None) -> str:
@@ -65,7 +73,8 @@ def size_text(size: int) -> str:
     return f"{size / GIB:.4g} GiB" if size >= GIB else f"{size / MIB:.4g} MiB"
 
 
-def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    """A table in Markdown; all columns but the first hold figures."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
@@ -94,7 +103,7 @@ def _musts(verdicts: Sequence[Verdict]) -> str:
             bound = "≤" if must.most else "≥"
             yield must.title, said, f"{bound} {must.must:g}", f"{bound} {must.aim:g}", word
 
-    return _table(["figure", "measured", "must", "aim", ""], rows())
+    return table(["figure", "measured", "must", "aim", ""], rows())
 
 
 def _side_by_side(part: Json) -> Iterator[str]:
@@ -118,7 +127,7 @@ def _side_by_side(part: Json) -> Iterator[str]:
             )
 
     yield f"{size_text(size)}, {part['filesystem']}."
-    yield _table(
+    yield table(
         [
             "whole command", "MB/s", "its time over p2pd's", "CPU s per GiB, sender", "receiver",
             "peak RSS MiB, sender", "receiver",
@@ -152,7 +161,7 @@ def _rss(part: Json) -> str:
             yield size_text(each["size"]), *sides, f"{each['size'] / each['seconds'] / 1e6:.0f}"
 
     head = ["one file from disk to disk", "peak RSS MiB, sender", "receiver", "MB/s, one run"]
-    return f"### Memory of daemons that hash, send and receive one file\n\n{_table(head, rows())}"
+    return f"### Memory of daemons that hash, send and receive one file\n\n{table(head, rows())}"
 
 
 def _client(part: Json) -> str:
@@ -160,7 +169,7 @@ def _client(part: Json) -> str:
         (f"`p2pctl {words}`", spread([each * 1000 for each in part[name]], ".0f"))
         for name, words in (("version", "version"), ("status", "--json status"))
     )
-    return f"### The client\n\n{_table(['whole process, 20 runs', 'ms'], rows)}"
+    return f"### The client\n\n{table(['whole process, 20 runs', 'ms'], rows)}"
 
 
 def _files(part: Json) -> str:
@@ -174,7 +183,7 @@ def _files(part: Json) -> str:
             )
 
     head = ["start", "s until `status` answers", "s until a file is served", "files listed by then"]
-    return f"### A share of {part['files']:,} files ({part['filesystem']})\n\n{_table(head, rows())}"
+    return f"### A share of {part['files']:,} files ({part['filesystem']})\n\n{table(head, rows())}"
 
 
 def _hashing(part: Json) -> str:

@@ -2,6 +2,10 @@
 
 ``make FILE TORRENT``; ``seed TORRENT FOLDER`` says its port when it seeds, and ends with its standard
 input; ``leech TORRENT FOLDER PORT`` ends when the file is complete and closed.
+
+``member TORRENT FOLDER HOST SEEDS [HOST ...]`` is one of a swarm: it listens on port 6881 of HOST, says
+``up``, waits for a line, connects to the others, says ``done`` when it has all, and goes on serving
+until its standard input ends.
 """
 
 from __future__ import annotations
@@ -39,9 +43,30 @@ FAST: Any = {
 }
 
 
-def session() -> lt.session:
-    settings: Any = {**FAST, "listen_interfaces": "127.0.0.1:0"}
+AMONG_MANY = ("unchoke_slots_limit", "send_buffer_watermark", "send_buffer_watermark_factor")
+"""With many, libtorrent's own choking and short queues are better than what is best for two."""
+
+
+def session(listen: str = "127.0.0.1:0", *, among_many: bool = False) -> lt.session:
+    settings: Any = {**FAST, "listen_interfaces": listen}
+    if among_many:
+        for name in AMONG_MANY:
+            del settings[name]
     return lt.session(settings)
+
+
+def member(torrent: str, folder: str, host: str, seeds: bool, others: list[str]) -> None:
+    running = session(f"{host}:6881", among_many=True)
+    handle = add(running, torrent, folder, seeds=seeds)
+    if seeds:
+        wait(running, handle)
+    print("up", flush=True)
+    sys.stdin.readline()
+    for other in others:
+        handle.connect_peer((other, 6881))
+    wait(running, handle)
+    print("done", flush=True)
+    sys.stdin.read()
 
 
 def add(within: lt.session, torrent: str, folder: str, *, seeds: bool) -> lt.torrent_handle:
@@ -92,6 +117,8 @@ def main() -> None:
         make(args[0], args[1])
     elif role == "seed":
         seed(args[0], args[1])
+    elif role == "member":
+        member(args[0], args[1], args[2], args[3] == "1", args[4:])
     else:
         leech(args[0], args[1], int(args[2]))
 

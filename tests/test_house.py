@@ -16,6 +16,7 @@ LEVEL_ONE = {"errors", "memory", "model", "pieces", "portable", "sizes", "status
 PURE = (
     "p2pd.wire",
     "p2pd.fetch",
+    "p2pd.simulate",
     "p2pd.manager.registry",
     "p2pd.manager.pages",
     "p2pd.peer.bans",

@@ -6,6 +6,7 @@ prompt_toolkit only where something is drawn.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,8 @@ def run(chosen: Options, words: list[str]) -> int:
         return _help(chosen, args.about)
     if args.command == "version":
         return _version(chosen)
+    if args.command == "simulate":
+        return _simulate(chosen, args)
     if args.command == "doctor":
         from p2pd.cli import doctor
 
@@ -109,6 +112,17 @@ def _version(chosen: Options) -> int:
         print(f"p2pctl {__version__}")
         if "daemon" in answer:
             print(f"daemon {escape(answer['daemon'])}")
+    return 0
+
+
+def _simulate(chosen: Options, args: Any) -> int:
+    # By name: nothing that a quick command imports leads there.
+    simulating = importlib.import_module("p2pd.simulate.command")
+    found = simulating.simulate(args)
+    if chosen.json:
+        _print_json(found)
+    else:
+        print(simulating.text(found))
     return 0
 
 
@@ -196,14 +210,14 @@ def _simple(chosen: Options, daemon: client.Connection, words: list[str]) -> int
         daemon.wait_for_end()
         if ours is not None and client.identity(daemon.path) == ours:
             raise P2PError(f"The daemon has ended, but its control socket is still there: {daemon.path}")
-    if words[0] == "status":
+    if words[0] in ("status", "limits"):
         answer.pop("event", None)
     if chosen.json:
         _print_json(answer)
-    elif words[0] == "status":
+    elif words[0] in ("status", "limits"):
         from p2pd.cli import render
 
-        print(render.status(answer))
+        print(render.status(answer) if words[0] == "status" else render.limits(answer))
     elif not chosen.quiet:
         done = {"left_peer": "left", "cancel": "cancelled", "pause": "paused", "resume": "resumed"}
         print(" ".join([done[words[0]], *words[1:2]]), file=sys.stderr)

@@ -47,6 +47,12 @@ def piece_size(count: object) -> str:
     return size(count)
 
 
+def limits(row: Row) -> str:
+    """What ``limits`` shows, one line for each direction."""
+    shown = {way: "no limit" if row.get(way) is None else rate(row[way]) for way in ("up", "down")}
+    return f"up    {shown['up']}\ndown  {shown['down']}"
+
+
 def rate(per_second: object) -> str:
     """Bytes per second with a unit."""
     return f"{size(per_second)}/s" if per_second else "-"

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, NamedTuple, NoReturn
 
 from p2pd.errors import UsageError
+from p2pd.sizes import parse_rate, parse_size
 
 MAX_LINE = 64 * 1024
 """Bytes in a line to the control socket, without its line feed."""
@@ -75,9 +76,33 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _rate(text: str) -> int | None:
+    try:
+        return parse_rate(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
+def _link(text: str) -> int:
+    rate = _rate(text)
+    if rate is None:
+        raise argparse.ArgumentTypeError("a link has a rate")
+    return rate
+
+
+_LINK: dict[str, Any] = {"type": _link, "default": 12_500_000}
 _FILE = Argument("file", "FILE", "name inside a share, '/'-separated", {})
 _TRANSFER = Argument("id", "ID", "the transfer's id, as 'transfers' shows it", {})
 _BOTH = ("peer", "manager")
+_RATE: dict[str, Any] = {"type": _rate, "default": ...}
+"""Not said: as it is; None, no limit, can be said."""
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -120,8 +145,35 @@ COMMANDS: dict[str, Command] = {
         Command("pause", "Let a transfer rest.", (_TRANSFER,)),
         Command("resume", "Let a paused transfer go on.", (_TRANSFER,)),
         Command("pieces", "List which pieces of a file are here.", (_FILE,), listing=True),
+        Command(
+            "limits",
+            "Show how many bytes may go and come in a second, or change that.",
+            (
+                Argument("--up", "RATE", "at most so much goes out: 500K, 2Mi; off: no limit", _RATE),
+                Argument("--down", "RATE", "at most so much comes in", _RATE),
+            ),
+        ),
         Command("status", "Show the daemon at a glance.", roles=_BOTH),
         Command("doctor", "Look at what commonly goes wrong, and say what to do.", roles=_BOTH, listing=True),
+        Command(
+            "simulate",
+            "Simulate a swarm: how long it takes, and how long it would have to.",
+            (
+                Argument("--peers", "N", "how many fetch it (8)", {"type": int, "default": 8}),
+                Argument("--size", "SIZE", "of the file (256Mi)", {"type": _size, "default": 256 * 2**20}),
+                Argument("--piece-size", "SIZE", "of its pieces", {"type": _size, "default": 0}),
+                Argument("--up", "RATE", "bytes per second of each (12.5M)", _LINK),
+                Argument("--down", "RATE", "bytes per second to each (12.5M)", _LINK),
+                Argument("--owner-up", "RATE", "of the first holder, if it is another", {"type": _link}),
+                Argument("--slow", "RATE", "one of them has only this, both ways", {"type": _link}),
+                Argument("--stagger", "S", "seconds between the starts (0)", {"type": _seconds, "default": 0.0}),
+                Argument("--fail", "N", "so many die when they hold half (0)", {"type": int, "default": 0}),
+                Argument("--seed", "N", "of all that is random (1)", {"type": int, "default": 1}),
+                Argument("--trace", "FILE", "write every piece that comes, as JSON lines", {}),
+                Argument("--plot", "FILE", "draw the pieces held over time, as .png or .svg", {}),
+            ),
+            roles=(),
+        ),
         Command("version", "Show the version.", roles=_BOTH),
         Command(
             "help",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -102,6 +104,10 @@ class Answering:
         """True where part of that file was offered to a `req` that stands."""
         return file_id in self._told.values()
 
+    def asks(self, name: str) -> bool:
+        """True while a `req` for that name stands."""
+        return name in self._by_name
+
     # Who has it?
 
     def _on_req(self, req: m.Req) -> None:
@@ -198,14 +204,25 @@ class Answering:
         self._told.pop(req.req, None)
         part = self._shop.stock.part(req.name) if isinstance(answer, m.NotHave) else None
         if part is None:
+            if isinstance(answer, m.Have):
+                answer = attrs.evolve(answer, others=self._others(req.name))
             self._link.send(answer)
             return
         # What has come of it since the last announcement counts from here on: all of it is told now.
         manifest, held = part.manifest, bytes(part.held)
         self._told[req.req] = manifest.file_id
         self._link.send(
-            m.Have(req.req, req.name, manifest.size, manifest.piece_size, manifest.file_id, len(held)), held
+            m.Have(req.req, req.name, manifest.size, manifest.piece_size, manifest.file_id, len(held), self._others(req.name)), held
         )
+
+    def _others(self, name: str) -> list[m.PeerRow]:
+        """Some others who ask for it, at random."""
+        rows = [
+            m.PeerRow(other.id, other.name, other.host, other.port)
+            for other in self._shop.stock.who_asks(name)
+            if other is not self._link.other and other.port
+        ]
+        return random.sample(rows, min(len(rows), m.MAX_OTHERS))
 
     async def _find(self, req: m.Req) -> m.Message:
         index = self._shop.index

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from p2pd.errors import RefusedError
+from p2pd.fetch.neighbours import Neighbours
 from p2pd.model import Offer, PeerId, PeerInfo
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.conversation import Conversation
@@ -26,6 +27,11 @@ LONGEST_GONE = 10.0
 kept it from serving (no descriptors, a bad sector) may be over."""
 
 
+MAX_HINTED = 200
+"""Peers that others say are on the file, and whom no manager has told of."""
+HINT_TRIES = 3
+
+
 @attrs.define(eq=False)
 class _Asked:
     info: PeerInfo
@@ -37,6 +43,10 @@ class _Asked:
     pause: float = FIRST_PAUSE
     anew_at: float | None = None
     anew_pause: float = FIRST_GONE
+    answered: bool = False
+    offered: bool = False
+    """It has some of the file."""
+    failures: int = 0
 
 
 class Asking:
@@ -55,6 +65,7 @@ class Asking:
         offered: Callable[[Fetching, Offer, Bitfield | None], None],
         left: Callable[[Fetching], None],
         answered: Callable[[], None],
+        neighbours: Neighbours,
     ) -> None:
         self._name = name
         self._contacts = contacts
@@ -64,31 +75,52 @@ class Asking:
         self._left = left
         self._answered = answered
         self._asked: dict[PeerId, _Asked] = {}
+        self._hinted: dict[PeerId, PeerInfo] = {}
+        self._neighbours = neighbours
         self._stopped = False
 
     def sweep(self, now: float) -> None:
         """Ask who is here and not yet asked; called often, and when somebody new is there."""
         if self._stopped:
             return
-        here = {info.id: info for info in self._contacts.active() if self._allowed(info)}
+        active = {info.id: info for info in self._contacts.active()}
+        here = {peer: info for peer, info in (self._hinted | active).items() if self._allowed(info)}
         for peer in [peer for peer in self._asked if peer not in here]:
             left = self._asked[peer]
             if left.source is None and left.dialling is None:
                 # Gone from the list: whoever comes back is asked at once.
                 del self._asked[peer]
                 self._offers.unreachable(peer)
+        on_it = [peer for peer, asked in self._asked.items() if self._on_it(asked)]
+        pending = sum(1 for asked in self._asked.values() if not asked.answered)
+        chosen = self._neighbours.choose(here, on_it, pending)
+        new = [peer for peer in chosen if peer not in self._asked]
+        for peer in new:
+            self._asked[peer] = _Asked(here[peer])
+            self._offers.asked(peer, here[peer].name, now)
+        # Of very many not all are asked, but they are before nobody is said to have it.
+        self._offers.unasked = bool(new or pending) and len(here) > len(self._asked)
         for peer, info in here.items():
             asked = self._asked.get(peer)
             if asked is None:
-                asked = self._asked[peer] = _Asked(info)
-                self._offers.asked(peer, info.name, now)
-            elif (asked.info.host, asked.info.port) != (info.host, info.port):
+                continue
+            if (asked.info.host, asked.info.port) != (info.host, info.port):
                 asked.info, asked.again_at, asked.pause = info, now, FIRST_PAUSE
             if asked.source is None and asked.dialling is None and now >= asked.again_at:
                 self._dial(asked)
             elif asked.source is not None and asked.anew_at is not None and now >= asked.anew_at:
                 asked.anew_at = None
                 self._ask(asked, asked.source)
+
+    def _on_it(self, asked: _Asked) -> bool:
+        """True where it has some of the file, or fetches it too."""
+        return asked.source is not None and (asked.offered or asked.source.link.asks_for(self._name))
+
+    def hinted(self, source: Fetching, infos: Sequence[PeerInfo]) -> None:
+        """Somebody says that these are on the file."""
+        for info in infos:
+            if len(self._hinted) < MAX_HINTED:
+                self._hinted.setdefault(info.id, info)
 
     def _ask(self, asked: _Asked, source: Fetching) -> None:
         source.withdraw(asked.number)
@@ -109,6 +141,10 @@ class Asking:
 
         def failed(failure: Failure) -> None:
             asked.dialling = None
+            asked.answered = True
+            asked.failures += 1
+            if asked.failures >= HINT_TRIES:
+                self._hinted.pop(asked.info.id, None)
             refused = failure.check(RefusedError) is not None
             self._offers.unreachable(asked.info.id, failure.getErrorMessage() if refused else None)
             self._retry(asked)
@@ -160,13 +196,14 @@ class Asking:
         """`have`."""
         asked = self._of(source)
         if asked is not None:
-            asked.anew_at = None
+            asked.anew_at, asked.answered, asked.offered = None, True, True
             self._offered(source, offer, have)
 
     def not_have(self, source: Fetching) -> None:
         """`not have`."""
         asked = self._of(source)
         if asked is not None:
+            asked.answered, asked.offered = True, False
             self._offers.not_have(asked.info.id)
             self._answered()
 
@@ -182,6 +219,7 @@ class Asking:
         other = self._contacts.with_peer(asked.info.id) if asked is not None else None
         if asked is not None:
             asked.anew_at = asked.source = None
+            asked.offered = False
         if asked is not None and other is not None and not self._stopped:
             # One of two was closed: nobody is to think that he did not answer.
             self._offers.asked(asked.info.id, asked.info.name, self._contacts.now())

@@ -17,6 +17,7 @@ from p2pd.model import PeerId, PeerInfo, is_peer_id
 from p2pd.net.addresses import is_own
 from p2pd.net.door import Door, Visit
 from p2pd.net.fast import dial
+from p2pd.net.limits import Limit
 from p2pd.peer.conversation import Conversation
 from p2pd.peer.serving import Serving
 from p2pd.wire import messages as m
@@ -33,7 +34,8 @@ class Contacts(protocol.Factory):
     """All conversations, and the factory of those that come in.
 
     ``hello`` says who we are, ``serve`` makes the serving half, ``listed`` gives the
-    manager's list, ``changed`` is told when there is somebody new to ask.
+    manager's list, ``changed`` is told when there is somebody new to ask, ``down`` limits what
+    comes in.
     """
 
     noisy = False
@@ -47,8 +49,10 @@ class Contacts(protocol.Factory):
         serve: Callable[[Conversation], Serving],
         listed: Callable[[], Mapping[PeerId, PeerInfo]],
         changed: Callable[[], None],
+        down: Limit,
     ) -> None:
         self._reactor = reactor
+        self.down = down
         self._hello = hello
         self._serve = serve
         self._listed = listed

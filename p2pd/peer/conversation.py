@@ -23,6 +23,7 @@ from p2pd.errors import P2PError, ProtocolError, RefusedError, UnreachableError
 from p2pd.model import FileId, PeerId
 from p2pd.net.addresses import canonical_host
 from p2pd.net.fast import FileSlice, made
+from p2pd.net.limits import Limit
 from p2pd.net.pace import PAUSE, Pace
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.serving import Serving
@@ -54,6 +55,9 @@ log = Logger("p2pd.peer")
 
 class Host(Protocol):
     """What a conversation needs of its daemon."""
+
+    down: Limit
+    """Of all that comes in."""
 
     def now(self) -> float:
         """Monotonic seconds."""
@@ -204,6 +208,10 @@ class Conversation(protocol.Protocol):
         except (ValueError, IndexError) as error:
             raise ProtocolError(f"have piece: pieces: {str(error)[:200]}") from None
 
+    def asks_for(self, name: str) -> bool:
+        """Part of :class:`~p2pd.peer.fetching.Link`."""
+        return self.serving.answers.asks(name)
+
     def concerned(self, file_id: FileId) -> bool:
         """Part of :class:`~p2pd.peer.stock.Company`."""
         return not self.ended and (self.serving.concerned(file_id) or self.fetching.follows(file_id))
@@ -231,14 +239,25 @@ class Conversation(protocol.Protocol):
         if self._decoder.body_left and not self._decoder.buffered and not self._closing:
             sink = self.fetching.current
             if sink is not None:
-                return sink.target()[: self._decoder.body_left]
+                limit = self._host.down
+                most = self._decoder.body_left
+                return sink.target()[: most if limit.rate is None else min(most, limit.step)]
         return None
 
     def body_received(self, count: int) -> None:
         """Part of :class:`~p2pd.net.fast.FastProtocol`."""
         self._heard = self._host.now()
         self._decoder.body_read(count)
+        limit = self._host.down
+        if limit.rate is not None:
+            limit.spend(count)
+            if limit.exceeded():
+                self.hold("limit")
+                limit.when_free(self._go_on_reading)
         self._guarded(self.fetching.body_received, count)
+
+    def _go_on_reading(self) -> None:
+        self.release("limit")
 
     @property
     def body_left(self) -> int:

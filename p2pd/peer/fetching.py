@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 
 from p2pd.errors import ChangedError, NoSourcesError, P2PError, ProtocolError
 from p2pd.fetch.picker import Run
-from p2pd.model import FileId, Manifest, Offer
+from p2pd.model import FileId, Manifest, Offer, PeerId, PeerInfo
+from p2pd.net.addresses import is_dialable, is_loopback
 from p2pd.peer.receiving import RangeSink
 from p2pd.pieces import HASH_SIZE, MAX_PIECES, Bitfield, format_parts, piece_count
 from p2pd.wire import messages as m
@@ -29,6 +30,9 @@ class Asker(Protocol):
 
     def hashing(self, source: Fetching, done: int, size: int) -> None:
         """It has the file, and hashes it: bytes done, size."""
+
+    def hinted(self, source: Fetching, infos: Sequence[PeerInfo]) -> None:
+        """These are on the file too, it says."""
 
     def lost(self, source: Fetching) -> None:
         """The conversation is over."""
@@ -67,6 +71,9 @@ class Link(Protocol):
 
     def send(self, message: m.Message, body: bytes = b"") -> None:
         """Send a message and its body."""
+
+    def asks_for(self, name: str) -> bool:
+        """True while the other side asks for a file of that name."""
 
     def hold(self, why: str) -> None:
         """Read nothing more until released."""
@@ -173,11 +180,22 @@ class Fetching:
             raise ProtocolError("have: bitfield: not the length for this size and piece size")
         if asked is not None and have.name != asked.name:
             raise ProtocolError("have: name: not what was asked for")
+        if asked is not None and have.others:
+            asked.asker.hinted(self, self._credible(have.others))
         if have.bitfield:
             self._body = (have, bytearray())
         elif asked is not None:
             asked.file_id, asked.have = None, None
             asked.asker.offered(self, _offer(have), None)
+
+    def _credible(self, rows: Sequence[m.PeerRow]) -> list[PeerInfo]:
+        """Addresses that may be dialled on somebody's word: none of this machine, unless he is on it."""
+        own = is_loopback(self.link.other.host)
+        return [
+            PeerInfo(PeerId(row.id), row.name, row.host, row.port)
+            for row in rows
+            if is_dialable(row.host) and (own or not is_loopback(row.host))
+        ]
 
     def has(self, file_id: FileId, mask: int) -> None:
         """The other side announces pieces. IndexError for one out of range."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from p2pd.model import PeerId, PeerInfo, TransferId
+from p2pd.net.limits import Limit
 from p2pd.peer.activity import Activity
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.receiving import BufferPool
@@ -28,6 +29,8 @@ class Household(Protocol):
     activity: Activity
     pool: BufferPool
     writer: Writer
+    down: Limit
+    """Of all that comes in."""
     label: str
     """This peer's own name."""
     ban_seconds: float

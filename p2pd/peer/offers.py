@@ -40,6 +40,8 @@ class Offers:
         self._closed = False
         self.roster_known = False
         """Set once it is known who is there to be asked."""
+        self.unasked = False
+        """Set while there are more of them than were asked so far, and they will be."""
 
     def asked(self, peer: PeerId, name: str, now: float) -> None:
         """A peer is being asked (again): its earlier answer is void."""
@@ -123,7 +125,7 @@ class Offers:
             and (a.since is None or now - a.since < longest)
         ]
         asked = [a for a in self._answers.values() if a.state == "asked"]
-        if self.roster_known and not waiting and not asked:
+        if self.roster_known and not waiting and not asked and not self.unasked:
             return True
         if self._first is not None:
             # Who hashes it (anew, at our piece size) is waited for: it may be another content.

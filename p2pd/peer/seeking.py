@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 
 from p2pd.errors import ConflictError, NotFoundError, P2PError, RefusedError
+from p2pd.fetch.neighbours import Neighbours
 from p2pd.model import Manifest, Offer, PeerInfo, check_dimensions
 from p2pd.peer.asking import Asking
 from p2pd.peer.bans import Bans
@@ -90,6 +91,7 @@ class Seeking:
         self._asking = Asking(
             job.name, house.contacts, self._offers,
             allowed=self._allowed, offered=self._offered, left=self._left, answered=self.check,
+            neighbours=Neighbours(f"{house.label} {job.transfer}"),
         )  # fmt: skip
         self._lists: ListAsking | None = None
         self._local: Entry | None = None

@@ -26,6 +26,7 @@ from p2pd.fetch.transfer import TICK
 from p2pd.model import PeerId, PeerInfo, TransferId, is_peer_id
 from p2pd.net.addresses import resolve
 from p2pd.net.fast import FastPort
+from p2pd.net.limits import Limit
 from p2pd.net.listening import Listener
 from p2pd.net.notify import Notifier
 from p2pd.net.starting import start_or_exit
@@ -61,11 +62,15 @@ log = Logger("p2pd.peer")
 
 @attrs.frozen
 class RunTime:
-    """What can change while it runs: connections to take, a line for each piece, seconds of a first ban."""
+    """What can change while it runs: connections to take, a line for each piece, seconds of a first ban,
+    limits in bytes per second, None: none.
+    """  # fmt: skip
 
     maximum: int
     activity: bool
     ban: float
+    up: int | None
+    down: int | None
 
 
 @attrs.frozen
@@ -111,6 +116,8 @@ class PeerService(service.Service):
         self.writer = Writer(reactor.callFromThread, reactor.callLater)
         self.budgets = Budgets()
         self.granting = Granting(Counter())
+        self.up, self.down = Limit(reactor), Limit(reactor)
+        self._set_limits(config.run_time)
         self.label = config.name or ""
         self.ban_seconds = config.run_time.ban
         self._problems: list[str] = []
@@ -152,6 +159,7 @@ class PeerService(service.Service):
         self.contacts = Contacts(
             self._reactor, maximum=config.run_time.maximum, hello=self._hello, serve=self._serve,
             listed=lambda: self._uplink.peers if self._uplink is not None else {}, changed=self._somebody_new,
+            down=self.down,
         )  # fmt: skip
         self.stock = Stock(
             self.index, self.granting, now=self.now, later=self._reactor.callLater,
@@ -244,8 +252,14 @@ class PeerService(service.Service):
         self._config = attrs.evolve(self._config, run_time=settings)
         self.activity.on = settings.activity
         self.ban_seconds = settings.ban
+        self._set_limits(settings)
         if self._opened:
             self.contacts.door.limit = settings.maximum
+
+    def _set_limits(self, settings: RunTime) -> None:
+        for limit, rate in ((self.up, settings.up), (self.down, settings.down)):
+            if limit.rate != rate:
+                limit.change(rate)
 
     # What the parts are given
 
@@ -448,6 +462,16 @@ class PeerService(service.Service):
             }
         )  # fmt: skip
         return {}
+
+    async def cmd_limits(self, args: Any, emit: Emit) -> dict[str, Any]:
+        """What may go and come in a second; changed where that is said, until the settings are read again."""
+        run_time = attrs.evolve(
+            self._config.run_time,
+            **{name: rate for name, rate in (("up", args.up), ("down", args.down)) if rate is not ...},
+        )
+        self._config = attrs.evolve(self._config, run_time=run_time)
+        self._set_limits(run_time)
+        return {"up": run_time.up, "down": run_time.down}
 
     async def cmd_left_peer(self, args: Any, emit: Emit) -> dict[str, Any]:
         """Leave the network and stop the daemon."""

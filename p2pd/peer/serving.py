@@ -17,6 +17,7 @@ from p2pd.fetch.granting import Granting
 from p2pd.fetch.picker import Run
 from p2pd.model import FileId
 from p2pd.net.fast import FileSlice
+from p2pd.net.limits import Limit
 from p2pd.peer.answering import Answering, Library, Link
 from p2pd.peer.budgets import Budget, Budgets
 from p2pd.peer.stock import Copy
@@ -108,6 +109,8 @@ class Shop(Library, Protocol):
 
     budgets: Budgets
     granting: Granting
+    up: Limit
+    """Of all that goes out."""
 
     @property
     def in_thread(self) -> InThread:
@@ -345,11 +348,17 @@ class Serving:
                 self._close(asked.upload)  # it was closed while this frame was under way
             if asked.at >= asked.end:
                 self._range_sent(asked)
+        limit = self._shop.up
         while self._queue and not self._warming:
             asked = self._queue[0]
             if not self._still(asked.upload):
                 continue
             length = min(asked.end - asked.at, self._frame_length())
+            if limit.rate is not None:
+                if limit.exceeded():
+                    limit.when_free(self._link.slices_ready)
+                    return None
+                length = min(length, limit.step)
             fd = asked.upload.copy.fd
             if not _in_memory(fd, asked.at, length):
                 self._warm(asked, length)
@@ -360,6 +369,7 @@ class Serving:
             if asked.at >= asked.end:
                 self._queue.popleft()
             self._frame = (asked, length)
+            limit.spend(length)
             return encode(frame), piece
         if not self.answering:
             self._link.answered()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -20,6 +20,12 @@ from p2pd.wire import messages as m
 
 class Company(Protocol):
     """A conversation, as far as it is told what is here."""
+
+    other: Any
+    """Who is on the other side; None before it said so."""
+
+    def asks_for(self, name: str) -> bool:
+        """True while the other side asks for a file of that name."""
 
     def concerned(self, file_id: FileId) -> bool:
         """True where the other side is on that file, and to be told of further pieces."""
@@ -117,6 +123,10 @@ class Stock:
         """The reverse of :meth:`subscribe`."""
         self._callbacks.remove(callback)
         self._index.unsubscribe(callback)
+
+    def who_asks(self, name: str) -> list[Any]:
+        """Who is on the other side of the conversations on which a file of that name is asked for."""
+        return [each.other for each in self._company() if each.other is not None and each.asks_for(name)]
 
     # What is served
 

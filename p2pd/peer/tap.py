@@ -19,7 +19,7 @@ from p2pd.net.signals import install_signals
 from p2pd.net.starting import use_monotonic_clock
 from p2pd.net.statedir import default_state_dir
 from p2pd.peer.service import PeerConfig, PeerService, RunTime
-from p2pd.sizes import parse_size
+from p2pd.sizes import parse_rate, parse_size
 from p2pd.wire.fields import is_peer_name
 
 
@@ -43,14 +43,16 @@ class Options(DaemonOptions):
         ["config", None, None, "TOML file with options; read again on SIGHUP."],
         ["activity", None, "on", "on or off: a line for every piece asked for and sent."],
         ["piece-size", None, None, "Piece size for what this peer shares: 100K, 1Mi."],
+        ["up-limit", None, None, "Bytes per second that go out at most: 500K, 2Mi; off: no limit."],
+        ["down-limit", None, None, "Bytes per second that come in at most."],
         ["ban", None, "60", "Seconds for which a peer that sent wrong data is not used for that transfer."],
     ]
     run_time: RunTime
     optFlags = [["no-manager", None, "Do without a manager."]]  # noqa: RUF012
 
-    numbers = frozenset({"port", "max", "piece-size", "ban"})
+    numbers = frozenset({"port", "max", "piece-size", "ban", "up-limit", "down-limit"})
     switches = frozenset({"activity"})
-    at_run_time = frozenset({"max", "activity", "ban"})
+    at_run_time = frozenset({"max", "activity", "ban", "up-limit", "down-limit"})
     against = {"no-manager": "manager"}  # noqa: RUF012
 
     def opt_neighbor(self, address: str) -> None:
@@ -89,8 +91,12 @@ class Options(DaemonOptions):
             if self["piece-size"] < 1024:
                 raise usage.UsageError("--piece-size: at least 1Ki")
         self.run_time = RunTime(
-            self.number("max", 100_000), self["activity"] == "on", self.number("ban", 86_400)
-        )
+            self.number("max", 100_000), self["activity"] == "on", self.number("ban", 86_400),
+            self._limit("up-limit"), self._limit("down-limit"),
+        )  # fmt: skip
+
+    def _limit(self, name: str) -> int | None:
+        return None if self[name] is None else self.checked(name, parse_rate)
 
     def config(self) -> PeerConfig:
         """The options as values, paths made absolute before twistd changes the directory."""

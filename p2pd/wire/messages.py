@@ -24,6 +24,8 @@ MAX_WANT = 64
 """Grants that may be wanted at once for a file."""
 MAX_NAME_BYTES = 4096
 """A file's name in UTF-8; PATH_MAX of Linux."""
+MAX_OTHERS = 50
+"""Rows of others in a `have`."""
 MAX_PIECES_TEXT = 32 * 1024
 """Bytes of a list of pieces in one message; a longer one comes in several."""
 MAX_LISTEN = 16
@@ -85,6 +87,19 @@ class LeftPeer(Message):
     VERB = "left_peer"
 
 
+@attrs.frozen
+class PeerRow:
+    """A peer in a list: ``{"id": "32 hex", "name": "lab-7001", "host": "10.0.0.5", "port": 7001}``.
+
+    An empty ``host``, from a manager: on the manager's machine; the receiver puts in the address it dialled.
+    """
+
+    id: str = attrs.field(validator=fields.peer_id())
+    name: str = attrs.field(validator=fields.peer_name())
+    host: str = attrs.field(validator=fields.line(255))
+    port: int = attrs.field(validator=fields.integer(1, 65535))
+
+
 # Between peers
 
 
@@ -125,10 +140,10 @@ class Withdraw(Message):
 
 @attrs.frozen
 class Have(Message):
-    """``have {"req": 1, "name": "a/b.bin", "size": 9, "piece_size": 65536, "file": "64 hex", "bitfield": 0}``
+    """``have {"req": 1, "name": "a/b.bin", "size": 9, "piece_size": 65536, "file": "64 hex", "bitfield": 0, "others": []}``
 
     ``bitfield`` bytes of packed bits follow; 0 means that all pieces are held. Pieces that
-    are held later are told by `have piece`.
+    are held later are told by `have piece`. ``others``: rows of some who are on the file too.
     """
 
     VERB = "have"
@@ -139,6 +154,7 @@ class Have(Message):
     piece_size: int = attrs.field(validator=fields.integer(1))
     file: str = attrs.field(validator=fields.file_id())
     bitfield: int = attrs.field(validator=fields.integer(0, 1 << 17))
+    others: list[PeerRow] = attrs.field(factory=list, validator=attrs.validators.max_len(MAX_OTHERS))
 
 
 @attrs.frozen
@@ -319,19 +335,6 @@ class Welcome(Message):
     lease: int = attrs.field(validator=fields.integer(1, 86400))
     host: str = attrs.field(validator=fields.line(255))
     problem: str = attrs.field(validator=fields.line(1024))
-
-
-@attrs.frozen
-class PeerRow:
-    """A peer in a list: ``{"id": "32 hex", "name": "lab-7001", "host": "10.0.0.5", "port": 7001}``.
-
-    An empty ``host``: on the manager's machine; the receiver puts in the address it dialled.
-    """
-
-    id: str = attrs.field(validator=fields.peer_id())
-    name: str = attrs.field(validator=fields.peer_name())
-    host: str = attrs.field(validator=fields.line(255))
-    port: int = attrs.field(validator=fields.integer(1, 65535))
 
 
 @attrs.frozen

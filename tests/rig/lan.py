@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import subprocess
+from collections.abc import Sequence
 
 _numbers = itertools.count()
 
@@ -15,9 +16,12 @@ def _run(*command: str) -> None:
 
 
 class Lan:
-    """``count`` machines 10.77.0.1, .2, ...; ``rate`` (of tc: ``100mbit``) shapes what each sends."""
+    """``count`` machines 10.77.0.1, .2, ...; ``rate`` (of tc: ``100mbit``) shapes each link, both ways.
 
-    def __init__(self, count: int, rate: str | None = None) -> None:
+    A list has one for each machine.
+    """
+
+    def __init__(self, count: int, rate: str | Sequence[str] | None = None) -> None:
         tag = f"{os.getpid() % 100000}x{next(_numbers)}"
         self._switch = f"p2s{tag}"
         self.names = [f"p2h{tag}n{i}" for i in range(count)]
@@ -36,10 +40,11 @@ class Lan:
             _run("ip", "-n", name, "link", "set", "eth0", "up")
             _run("ip", "-n", name, "link", "set", "lo", "up")
             if rate is not None:
+                shaped = rate if isinstance(rate, str) else rate[i]
                 for space, device in ((name, "eth0"), (self._switch, f"port{i}")):
                     _run(
                         "tc", "-n", space, "qdisc", "add", "dev", device, "root", "tbf",
-                        "rate", rate, "burst", "64kb", "latency", "100ms",
+                        "rate", shaped, "burst", "64kb", "latency", "100ms",
                     )  # fmt: skip
 
     def on(self, index: int) -> list[str]:

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from p2pd.errors import NotFoundError
 from p2pd.fetch.granting import Granting
+from p2pd.net.limits import Limit
 from p2pd.peer.activity import Activity
 from p2pd.peer.budgets import Budgets
 from p2pd.peer.conversation import Conversation
@@ -109,6 +110,7 @@ class Quiet:
         self.activity = Activity(False)
         self.budgets = Budgets()
         self.granting = Granting(Counter())
+        self.up, self.down = Limit(self.clock), Limit(self.clock)
         self.stock = Stock(
             cast(Any, _IndexOf(self)), self.granting, now=self.now, later=self.later,
             company=lambda: [self.conversation],

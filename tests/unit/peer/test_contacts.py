@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from p2pd.errors import UnreachableError
 from p2pd.model import PeerId, PeerInfo
+from p2pd.net.limits import Limit
 from p2pd.peer import contacts as module
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.serving import Serving
@@ -36,7 +37,7 @@ def test_everybody_who_waits_for_a_dial_hears_that_it_failed(monkeypatch: pytest
     monkeypatch.setattr(module, "dial", dial)
     made = Contacts(
         Clock(), maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
-        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None,
+        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(Clock()),
     )  # fmt: skip
     heard: list[Any] = []
     for _ in range(3):
@@ -58,7 +59,7 @@ def test_a_dial_that_failed_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "dial", lambda *_: fail(Refused()))
     made = Contacts(
         Clock(), maximum=5, hello=shop.hello, serve=lambda conversation: Serving(conversation, shop),
-        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None,
+        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(Clock()),
     )  # fmt: skip
     made.reach(OTHER).addErrback(lambda _: None)
     assert told == []

@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 
 from p2pd.errors import StorageError
 from p2pd.model import Manifest, PeerId, PeerInfo
+from p2pd.net.limits import Limit
 from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.intake import Intake
@@ -129,7 +130,7 @@ class House:
         self.intake = Intake(
             self, name="f", manifest=manifest, held=Bitfield(2), file=cast(Any, self.file),
             now=self.clock.seconds, activity=Activity(False), pool=BufferPool(), writer=self.writer,
-            stock=cast(Any, Shelf()), target="f", seed="",
+            stock=cast(Any, Shelf()), down=Limit(self.clock), target="f", seed="",
         )  # fmt: skip
 
     def source(self, letter: str) -> Source:

@@ -1,0 +1,282 @@
+"""Whom to serve next: fed with every order of wants, announcements, uses, cancels and losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pd.fetch.granting import ALONE, LEAST, MOST_EACH, SLOTS, Granting
+from p2pd.fetch.picker import Run
+from p2pd.pieces import Bitfield
+
+PIECE = 65536
+
+
+@attrs.define(eq=False)
+class Given:
+    client: str
+    grant: int
+    limit: int
+    run: Run | None
+    used: Run | None = None
+
+
+class World:
+    """What the granting said, and what became of it."""
+
+    def __init__(self, count: int, held: Bitfield | None = None) -> None:
+        self.count, self.held = count, held
+        self.granting = Granting(self)
+        self.now = 0.0
+        self.open: dict[int, Given] = {}
+        self.sending: list[Given] = []
+        self.last = 0
+
+    def want(self, client: str, count: int, *, place: int = 0, once: bool = False) -> None:
+        self.granting.offer("f", self.count, PIECE, self.held)
+        self.granting.want(client, "f", count, self.now, place=place, once=once)
+
+    def has(self, client: str, *pieces: int) -> None:
+        self.granting.has(client, "f", sum(1 << piece for piece in pieces), self.now)
+
+    # The driver
+
+    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None) -> None:
+        assert file == "f"
+        assert grant > self.last, "a number is given once"
+        assert limit >= PIECE
+        self.last = grant
+        self.open[grant] = Given(client, grant, limit, run)
+
+    def send(self, client: Any, grant: int) -> None:
+        given = self.open[grant]
+        assert given.client == client
+        assert given.used is not None, "only what was named is sent"
+        assert given not in self.sending
+        self.sending.append(given)
+
+    # What tests do
+
+    def of(self, client: str) -> list[Given]:
+        return [given for given in self.open.values() if given.client == client]
+
+    def use(self, given: Given, run: Run | None = None) -> None:
+        given.used = run or given.run
+        assert given.used is not None
+        self.granting.named(given.grant, given.used, len(given.used) * PIECE, self.now)
+
+    def finish(self, given: Given) -> None:
+        self.sending.remove(given)
+        del self.open[given.grant]
+        assert given.used is not None
+        self.granting.sent(len(given.used) * PIECE, self.now)
+        self.granting.finished(given.grant, self.now)
+
+    def decline(self, given: Given) -> None:
+        del self.open[given.grant]
+        self.granting.declined(given.grant, self.now)
+
+    def cancel(self, given: Given) -> None:
+        del self.open[given.grant]
+        if given in self.sending:
+            self.sending.remove(given)
+        self.granting.dropped(given.grant, self.now)
+
+    def leave(self, client: str) -> None:
+        for given in self.of(client):
+            del self.open[given.grant]
+            if given in self.sending:
+                self.sending.remove(given)
+        self.granting.left(client, self.now)
+
+
+def test_who_is_alone_gets_all_he_wants_and_names_the_pieces_himself() -> None:
+    world = World(100)
+    world.want("a", 3)
+    assert [given.run for given in world.of("a")] == [None] * 3
+    world.want("a", 60)
+    assert len(world.of("a")) == ALONE
+
+
+def test_of_a_complete_holder_every_piece_goes_out_once_before_any_twice() -> None:
+    world = World(40)
+    for client in "abcd":
+        world.want(client, 3)
+    # The first one was alone when he came.
+    for given in list(world.of("a")):
+        world.decline(given)
+    world.want("a", 3)
+    seen: list[int] = []
+    while len(seen) < 40:
+        given = next(iter(world.open.values()))
+        assert given.run is not None
+        seen += given.run
+        world.use(given)
+        world.finish(given)
+        world.now += 0.01
+    assert sorted(seen) == list(range(40))
+
+
+def test_two_holders_begin_in_different_places() -> None:
+    first, second = World(100), World(100)
+    for world, place in ((first, 0), (second, 50)):
+        for client in "ab":
+            world.want(client, 1, place=place)
+        for given in list(world.of("a")):
+            world.decline(given)
+        world.want("a", 1, place=place)
+    named = [{piece for given in world.open.values() for piece in given.run or ()} for world in (first, second)]
+    assert max(named[0]) < 50 <= min(named[1])
+
+
+def test_the_next_piece_goes_to_who_passed_on_what_he_was_given() -> None:
+    world = World(100)
+    for client in "abc":
+        world.want(client, 2)
+    for given in list(world.of("a")):
+        world.decline(given)
+    world.want("a", 2)
+    got: dict[str, list[int]] = {"a": [], "b": [], "c": []}
+    for _ in range(12):
+        given = next(iter(world.open.values()))
+        assert given.run is not None
+        got[given.client] += given.run
+        world.use(given)
+        world.finish(given)
+        world.now += 0.05
+        world.has(given.client, *given.run)
+        if given.client == "a":
+            world.has("b", *given.run)
+            world.has("c", *given.run)
+    assert len(got["a"]) > len(got["b"])
+    assert len(got["a"]) > len(got["c"])
+
+
+def test_what_is_wanted_once_is_given_once() -> None:
+    world = World(10)
+    world.want("a", 3, once=True)
+    world.want("b", 3, once=True)
+    seen: list[int] = []
+    while world.open:
+        given = next(iter(world.open.values()))
+        assert given.run is not None
+        seen += given.run
+        world.use(given)
+        world.finish(given)
+        world.now += 0.01
+    assert sorted(seen) == list(range(10))
+    world.want("a", 3)
+    assert world.of("a"), "as soon as he wants any"
+
+
+def test_a_partial_holder_grants_only_where_it_has_something() -> None:
+    held = Bitfield.of(10, [3])
+    world = World(10, held)
+    world.has("a", 3)
+    world.want("a", 3)
+    world.want("b", 3)
+    assert world.of("a") == [], "known only from his want on: he is told what there is"
+    assert world.of("b")
+    held.add(4)
+    world.granting.gained("f", world.now)
+    assert world.of("a")
+    assert all(given.run is None for given in world.open.values()), "who asks knows what is rare to him"
+
+
+def test_announcements_out_of_range_are_an_error() -> None:
+    world = World(10)
+    world.want("a", 1)
+    with pytest.raises(IndexError):
+        world.has("a", 10)
+
+
+def test_a_slow_one_holds_up_nobody() -> None:
+    world = World(1000)
+    for client in "ab":
+        world.want(client, 3)
+    for given in list(world.of("a")):
+        world.decline(given)
+    world.want("a", 3)
+    served = 0
+    slow: list[Given] = []
+    for _ in range(2000):
+        world.now += 0.01
+        for given in list(world.open.values()):
+            if given.used is None:
+                world.use(given)
+        for given in list(world.sending):
+            if given.client == "b":
+                if given not in slow:
+                    slow.append(given)
+            else:
+                world.finish(given)
+                served += 1
+        if slow and served % 50 == 49:
+            given = slow.pop(0)
+            if given in world.sending:
+                world.finish(given)
+    assert served > 800, "the other one had nearly all"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_order_of_events_keeps_the_rules(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 30))
+    partial = data.draw(st.booleans())
+    held = Bitfield(count) if partial else None
+    world = World(count, held)
+    wanted: dict[str, int] = {}
+    for _ in range(data.draw(st.integers(5, 60))):
+        world.now += data.draw(st.sampled_from([0.0, 0.001, 0.05, 1.0]))
+        client = data.draw(st.sampled_from("abcd"))
+        mine = world.of(client)
+        unused = [given for given in mine if given.used is None]
+        under_way = [given for given in world.sending if given.client == client]
+        what = data.draw(st.sampled_from(["want", "has", "use", "decline", "finish", "cancel", "leave", "gain"]))
+        if what == "want":
+            wanted[client] = data.draw(st.integers(0, 5))
+            world.want(client, wanted[client], once=data.draw(st.booleans()))
+        elif what == "has":
+            world.has(client, data.draw(st.integers(0, count - 1)))
+        elif what == "use" and unused:
+            given = data.draw(st.sampled_from(unused))
+            first = given.run.first if given.run is not None else data.draw(st.integers(0, count - 1))
+            world.use(given, Run(first, first + 1))
+        elif what == "decline" and unused:
+            world.decline(data.draw(st.sampled_from(unused)))
+        elif what == "finish" and under_way:
+            world.finish(under_way[0])
+        elif what == "cancel" and mine:
+            world.cancel(data.draw(st.sampled_from(mine)))
+        elif what == "leave":
+            world.leave(client)
+            wanted.pop(client, None)
+        elif what == "gain" and held is not None:
+            held.add(data.draw(st.integers(0, count - 1)))
+            world.granting.gained("f", world.now)
+        world.granting.tick(world.now)
+        for each, most in wanted.items():
+            assert len(world.of(each)) <= max(ALONE, MOST_EACH, most)
+        for given in world.open.values():
+            assert given.run is None or 0 <= given.run.first < given.run.end <= count
+        if len({given.client for given in world.sending}) > 1:
+            assert len(world.sending) <= max(SLOTS, ALONE) + LEAST
+    # Whoever wants still something gets it in the end.
+    world.leave("a")
+    world.want("z", 1)
+    for _ in range(100):
+        world.now += 1.0
+        for given in list(world.open.values()):
+            if given.client == "z":
+                return
+            if given in world.sending:
+                world.finish(given)
+            elif given.used is None:
+                world.decline(given)
+        world.granting.tick(world.now)
+    assert held is not None, "a complete holder serves whoever asks"
+    assert not len(held) or world.of("z")
