@@ -71,7 +71,9 @@ class Case:
             more.append(f"starting {self.stagger:g} s apart")
         if self.killed:
             more.append(f"{self.killed} killed half way")
-        return f"{self.count} at {self.rate} Mbit/s, {self.size // MIB} MiB" + "".join(f", {each}" for each in more)
+        return f"{self.count} at {self.rate} Mbit/s, {self.size // MIB} MiB" + "".join(
+            f", {each}" for each in more
+        )
 
     @property
     def per_second(self) -> float:
@@ -308,7 +310,9 @@ def floor(rig: Rig, seconds: float = 4.0) -> float:
     script = [sys.executable, "-I", str(HERE / "both_ways.py")]
     processes = [
         subprocess.Popen(
-            [*lan.on(number), *script, role, lan.addresses[0], str(seconds)], stdout=subprocess.PIPE, text=True
+            [*lan.on(number), *script, role, lan.addresses[0], str(seconds)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for number, role in ((0, "listen"), (1, "dial"))
     ]
@@ -360,11 +364,11 @@ def misses(cases: Sequence[Case], results: Json) -> Iterator[str]:
             yield f"{case.title}: the owner sends {copies:.2f} copies; must be at most {case.copies:g}"
         ours, theirs = _median(part["p2pd"], "cpu"), _median(part["libtorrent"], "cpu")
         if ours > theirs:
-            yield f"{case.title}: {ours:.2f} s of processor per GiB; must be at most libtorrent's {theirs:.2f}"
+            yield f"{case.title}: {ours:.2f} s of processor per GiB; libtorrent has {theirs:.2f}"
 
 
 def _median(runs: Sequence[Json], key: str) -> float:
-    return statistics.median(each[key] for each in runs)
+    return float(statistics.median(each[key] for each in runs))
 
 
 def render(cases: Sequence[Case], results: Json) -> str:
@@ -375,7 +379,9 @@ def render(cases: Sequence[Case], results: Json) -> str:
             part = results["cases"][case.key]
             ratio = _median(part["p2pd"], "ratio")
             aim = "" if case.aim is None else f"{case.aim:g}"
-            word = "missed" if ratio > case.must else "aim reached" if case.aim and ratio <= case.aim else "met"
+            word = (
+                "missed" if ratio > case.must else "aim reached" if case.aim and ratio <= case.aim else "met"
+            )
             losses = [each["loss"] for each in part["p2pd"] if "loss" in each]
             lost = (
                 ", ".join(f"{statistics.median(each[name] for each in losses) / case.bound * 100:.1f}"
@@ -384,7 +390,8 @@ def render(cases: Sequence[Case], results: Json) -> str:
                 else ""
             )  # fmt: skip
             yield (
-                case.title, spread([each["ratio"] for each in part["p2pd"]], ".3f"), f"{case.must:g}", aim, word,
+                case.title, spread([each["ratio"] for each in part["p2pd"]], ".3f"), f"{case.must:g}", aim,
+                word,
                 f"{statistics.median(part['floor']):.3f}", lost,
                 f"{_median(part['libtorrent'], 'ratio'):.2f}",
                 f"{_median(part['p2pd'], 'copies'):.2f}", f"{_median(part['libtorrent'], 'copies'):.2f}",
@@ -392,7 +399,8 @@ def render(cases: Sequence[Case], results: Json) -> str:
             )  # fmt: skip
 
     head = [
-        "one owner to", "makespan over the bound", "must", "aim", "", "floor", "lost in start, middle, tail: %",
+        "one owner to", "makespan over the bound", "must", "aim", "", "floor",
+        "lost in start, middle, tail: %",
         "libtorrent", "copies sent by the owner", "libtorrent", "CPU s per GiB received", "libtorrent",
     ]  # fmt: skip
     about = results["machine"]
@@ -409,7 +417,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="CASE,...", help=f"of {', '.join(case.key for case in CASES)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="folder in memory (/dev/shm)")
-    parser.add_argument("--publish", action="store_true", help="write docs/performance.md and benchmarks/results")
+    parser.add_argument(
+        "--publish", action="store_true", help="write docs/performance.md and benchmarks/results"
+    )
     args = parser.parse_args(words)
     cases = [case for case in CASES if args.only is None or case.key in args.only.split(",")]
     if not cases or args.rounds < 1:

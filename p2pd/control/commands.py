@@ -166,7 +166,9 @@ COMMANDS: dict[str, Command] = {
                 Argument("--down", "RATE", "bytes per second to each (12.5M)", _LINK),
                 Argument("--owner-up", "RATE", "of the first holder, if it is another", {"type": _link}),
                 Argument("--slow", "RATE", "one of them has only this, both ways", {"type": _link}),
-                Argument("--stagger", "S", "seconds between the starts (0)", {"type": _seconds, "default": 0.0}),
+                Argument(
+                    "--stagger", "S", "seconds between the starts (0)", {"type": _seconds, "default": 0.0}
+                ),
                 Argument("--fail", "N", "so many die when they hold half (0)", {"type": int, "default": 0}),
                 Argument("--seed", "N", "of all that is random (1)", {"type": int, "default": 1}),
                 Argument("--trace", "FILE", "write every piece that comes, as JSON lines", {}),

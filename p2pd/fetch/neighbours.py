@@ -7,14 +7,13 @@ which is nearly as good (docs/performance.md), and leaves one that is of no use 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
+from typing import TypeVar
 
 ALL_BELOW = 50
 WANTED = 20
-USELESS = 3.0
-"""Seconds in which a neighbour that has nothing for us is given up for another one."""
 
-Key = Hashable
+Key = TypeVar("Key", bound=int | str)
 
 
 class Neighbours:
@@ -22,8 +21,7 @@ class Neighbours:
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
-        self._order: dict[Key, float] = {}
-        self._tried: set[Key] = set()
+        self._tried: set[int | str] = set()
 
     def choose(self, known: Collection[Key], met: Collection[Key], asked: int = 0) -> list[Key]:
         """Whom to get in touch with now, of all that are ``known``, besides those that are ``met``.
@@ -37,6 +35,6 @@ class Neighbours:
         if missing <= 0:
             return []
         fresh = [key for key in strangers if key not in self._tried] or strangers
-        chosen = self._random.sample(sorted(fresh, key=repr), min(missing, len(fresh)))
+        chosen = self._random.sample(sorted(fresh), min(missing, len(fresh)))
         self._tried.update(chosen)
         return chosen

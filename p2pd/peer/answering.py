@@ -211,8 +211,19 @@ class Answering:
         # What has come of it since the last announcement counts from here on: all of it is told now.
         manifest, held = part.manifest, bytes(part.held)
         self._told[req.req] = manifest.file_id
+        self._shop.activity.note("asks for", None, part.name, f"({self._link.name})")
+        self._shop.activity.note("sent", None, part.name, f"to {self._link.name}")
         self._link.send(
-            m.Have(req.req, req.name, manifest.size, manifest.piece_size, manifest.file_id, len(held), self._others(req.name)), held
+            m.Have(
+                req.req,
+                req.name,
+                manifest.size,
+                manifest.piece_size,
+                manifest.file_id,
+                len(held),
+                self._others(req.name),
+            ),
+            held,
         )
 
     def _others(self, name: str) -> list[m.PeerRow]:

@@ -61,6 +61,15 @@ class Circle:
         """Whether that peer is to give each piece once: the neighbours pass them on."""
         return self._passing_on and self._owner is not None and self._owner.id == peer
 
+    def renew(self) -> None:
+        """Somebody asks for a file anew: who could not be reached is tried at once."""
+        for member in self._members.values():
+            if not member.dialling and not self._reached(member):
+                member.tried, member.again_at, member.pause = False, 0.0, FIRST_PAUSE
+
+    def _reached(self, member: _Member) -> bool:
+        return member.id is not None and self._contacts.with_peer(member.id) is not None
+
     @property
     def known(self) -> bool:
         """True once each of them was reached, or could not be."""
@@ -69,8 +78,7 @@ class Circle:
     def sweep(self, now: float) -> None:
         """Reach those who are not reached; called often while something is to be fetched."""
         for member in self._members.values():
-            reached = member.id is not None and self._contacts.with_peer(member.id) is not None
-            if not reached and not member.dialling and now >= member.again_at:
+            if not self._reached(member) and not member.dialling and now >= member.again_at:
                 member.dialling = True
                 self._reach(member)
 

@@ -8,9 +8,8 @@ other side, :class:`~p2pd.peer.fetching.Fetching` asks it. Both speak through
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-import attrs
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -23,10 +22,9 @@ from p2pd.errors import P2PError, ProtocolError, RefusedError, UnreachableError
 from p2pd.model import FileId, PeerId
 from p2pd.net.addresses import canonical_host
 from p2pd.net.fast import FileSlice, made
-from p2pd.net.limits import Limit
 from p2pd.net.pace import PAUSE, Pace
 from p2pd.peer.fetching import Fetching
-from p2pd.peer.serving import Serving
+from p2pd.peer.host import Host, Other
 from p2pd.pieces import MAX_PIECES, parse_mask
 from p2pd.text import escape
 from p2pd.wire import messages as m
@@ -51,41 +49,6 @@ STRIKES = 16
 """Unknown verbs that a peer may send."""
 
 log = Logger("p2pd.peer")
-
-
-class Host(Protocol):
-    """What a conversation needs of its daemon."""
-
-    down: Limit
-    """Of all that comes in."""
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-
-    def later(self, seconds: float, work: Callable[[], None]) -> None:
-        """Call ``work`` after so many seconds."""
-
-    def hello(self) -> m.Hello:
-        """Who we are."""
-
-    def introduced(self, conversation: Conversation) -> None:
-        """The other side said hello. RefusedError closes the conversation."""
-
-    def closed(self, conversation: Conversation) -> None:
-        """It is over (also where it was never introduced)."""
-
-    def make_serving(self, conversation: Conversation) -> Serving:
-        """The serving side of a new conversation."""
-
-
-@attrs.frozen
-class Other:
-    """Who is on the other side, as it says in its hello; ``host`` is the observed address."""
-
-    id: PeerId
-    name: str
-    host: str
-    port: int
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)

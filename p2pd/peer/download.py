@@ -14,12 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 
-from p2pd.errors import (
-    ConflictError,
-    NoSourcesError,
-    P2PError,
-    StorageError,
-)
+from p2pd.errors import ConflictError, NoSourcesError, P2PError, StorageError
 from p2pd.model import Manifest, Offer
 from p2pd.peer.choosing import peer_of
 from p2pd.peer.fetching import Fetching
@@ -127,7 +122,8 @@ class Download:
         self._intake = Intake(
             self, name=self.job.name, manifest=manifest, held=held, file=file,
             now=house.now, activity=house.activity, pool=house.pool, writer=house.writer,
-            stock=house.stock, down=house.down, target=self.job.target, seed=f"{house.label} {manifest.file_id}",
+            stock=house.stock, down=house.down, target=self.job.target,
+            seed=f"{house.label} {manifest.file_id}",
         )  # fmt: skip
         self._keeper.loaded(len(held))
         if self.job.paused:

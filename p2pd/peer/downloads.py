@@ -17,7 +17,7 @@ from p2pd.errors import NotFoundError, P2PError, RefusedError, StorageError
 from p2pd.model import FileId, Manifest, TransferId
 from p2pd.peer.download import Download
 from p2pd.peer.household import Household
-from p2pd.peer.serving import Upload
+from p2pd.peer.upload import Upload
 from p2pd.share.partial import Job
 from p2pd.share.paths import canonical_name, is_hidden
 from p2pd.status import SourceStatus, TransferStatus
@@ -122,6 +122,7 @@ class Downloads:
                 if args.no_wait:
                     await joined.promise()
                 return joined
+        self._house.asks_anew()
         download = Download(self._house, job)
         self._live[download.id] = download
         begun: Deferred[None] = Deferred()

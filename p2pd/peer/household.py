@@ -46,6 +46,9 @@ class Household(Protocol):
     def may_fetch_from(self, peer: PeerInfo) -> bool:
         """False where this peer was told to fetch from others only."""
 
+    def asks_anew(self) -> None:
+        """A file is about to be asked for: whom it may be fetched from is looked for at once."""
+
     def sparing(self, peer: PeerId) -> bool:
         """Whether of that peer only what nobody was given yet is wanted."""
 

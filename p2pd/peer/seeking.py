@@ -150,6 +150,8 @@ class Seeking:
             self._offers.reopen(self._house.now())
         if not self._credible(source, offer):
             return
+        if have is not None:
+            self._note("received", source)  # the list of those that he has
         verdict = self._choosing.judge(source, offer, have, self._house.now())
         if verdict is Verdict.ASK_AGAIN:
             chosen = self._choosing.chosen()

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from p2pd import __version__
 from p2pd.control.paths import socket_path
 from p2pd.control.server import ControlService
-from p2pd.errors import NotFoundError, P2PError
+from p2pd.errors import P2PError
 from p2pd.fetch.granting import Granting
 from p2pd.fetch.transfer import TICK
 from p2pd.model import PeerId, PeerInfo, TransferId, is_peer_id
@@ -34,21 +34,22 @@ from p2pd.net.statedir import StateDir
 from p2pd.peer.activity import Activity
 from p2pd.peer.budgets import Budgets
 from p2pd.peer.circle import Circle
+from p2pd.peer.commands import Commands, RunTime
 from p2pd.peer.contacts import Contacts
 from p2pd.peer.conversation import Conversation
-from p2pd.peer.doctor import Facts, examine
-from p2pd.peer.downloads import Downloads, Emit
+from p2pd.peer.doctor import Facts
+from p2pd.peer.downloads import Downloads
 from p2pd.peer.receiving import BufferPool
-from p2pd.peer.serving import Counter, Serving, Upload
+from p2pd.peer.serving import Counter, Serving
 from p2pd.peer.stock import Stock
 from p2pd.peer.uplink import Uplink
-from p2pd.pieces import Bitfield, format_runs
+from p2pd.peer.upload import Upload
 from p2pd.share.cache import ManifestCache
 from p2pd.share.index import ShareIndex
 from p2pd.share.partial import PartialStore
-from p2pd.share.paths import ShareRoot, canonical_name
+from p2pd.share.paths import ShareRoot
 from p2pd.share.writing import Writer
-from p2pd.status import DaemonStatus, FileStatus, PeerStatus, PiecesStatus, TransferStatus
+from p2pd.status import DaemonStatus, TransferStatus
 from p2pd.text import escape
 from p2pd.wire import messages as m
 from p2pd.wire.fields import is_peer_name
@@ -58,19 +59,6 @@ LEAVING = 1.0
 
 T = TypeVar("T")
 log = Logger("p2pd.peer")
-
-
-@attrs.frozen
-class RunTime:
-    """What can change while it runs: connections to take, a line for each piece, seconds of a first ban,
-    limits in bytes per second, None: none.
-    """  # fmt: skip
-
-    maximum: int
-    activity: bool
-    ban: float
-    up: int | None
-    down: int | None
 
 
 @attrs.frozen
@@ -105,6 +93,7 @@ class PeerService(service.Service):
     store: PartialStore
     contacts: Contacts
     stock: Stock
+    downloads: Downloads
 
     def __init__(self, reactor: Any, config: PeerConfig) -> None:
         self._reactor = reactor
@@ -169,7 +158,7 @@ class PeerService(service.Service):
             self._circle = Circle(
                 self.contacts, self._resolve, neighbours=config.neighbours, owner=config.owner
             )  # fmt: skip
-        self._downloads = Downloads(self)
+        self.downloads = Downloads(self)
         self._listener = Listener(self._reactor, config.host, config.port, self.contacts, FastPort)
         listening = await self._listener.start()
         self._port, self._hosts = listening.port, listening.hosts
@@ -177,7 +166,7 @@ class PeerService(service.Service):
         if not is_peer_name(self.label):
             raise P2PError(f"{escape(self.label)!r} cannot be a peer's name")
         path = config.control or Path(socket_path("peer", self._port))
-        self._control = ControlService(self._reactor, os.fspath(path), self, "peer")
+        self._control = ControlService(self._reactor, os.fspath(path), Commands(self), "peer")
         await self._control.start()
         # Only once signals are taken: who reads this line may send one.
         self._reactor.callWhenRunning(
@@ -202,7 +191,7 @@ class PeerService(service.Service):
         ensureDeferred(self._go_on()).addErrback(lambda failure: log.failure("loading transfers", failure))
 
     async def _go_on(self) -> None:
-        for problem in await self._downloads.load():
+        for problem in await self.downloads.load():
             log.warn("{problem}", problem=escape(problem))
             self._problems.append(problem)
 
@@ -225,7 +214,7 @@ class PeerService(service.Service):
         if self._uplink is not None:
             farewells.append(ensureDeferred(self._uplink.stop()))
         if was_up:
-            await self._downloads.stop()
+            await self.downloads.stop()
             farewells.append(ensureDeferred(self.contacts.stop(LEAVING)))
             farewells.append(ensureDeferred(self.index.stop()))
         await DeferredList(farewells, consumeErrors=True)
@@ -285,6 +274,11 @@ class PeerService(service.Service):
         """False where this peer was told to fetch from others only."""
         return self._circle is None or self._circle.allows(peer)
 
+    def asks_anew(self) -> None:
+        """A file is about to be asked for: whom it may be fetched from is looked for at once."""
+        if self._circle is not None:
+            self._circle.renew()
+
     def sparing(self, peer: PeerId) -> bool:
         """Whether of that peer only what nobody was given yet is wanted."""
         return self._circle is not None and self._circle.sparing(peer)
@@ -293,17 +287,17 @@ class PeerService(service.Service):
         return self.in_thread(lambda: resolve(host))
 
     def _tick_downloads(self, now: float) -> None:
-        if self._circle is not None and self._downloads.count:
+        if self._circle is not None and self.downloads.count:
             self._circle.sweep(now)
-        self._downloads.tick(now)
+        self.downloads.tick(now)
 
     def download_ended(self, transfer: TransferId, status: TransferStatus) -> None:
         """For the list of ended transfers."""
-        self._downloads.download_ended(transfer, status)
+        self.downloads.download_ended(transfer, status)
 
     def upload_ended(self, upload: Upload, name: str, done: bool) -> None:
         """For the list of ended transfers."""
-        self._downloads.upload_ended(upload, name, done)
+        self.downloads.upload_ended(upload, name, done)
         log.info(
             "{file}: sent {size} bytes to {name}",
             file=escape(upload.name), size=upload.bytes, name=name, often=True,
@@ -350,10 +344,30 @@ class PeerService(service.Service):
         with contextlib.suppress(OSError):  # without it we are a new peer next time, no more
             _write_private(self._state.path / "cookie", cookie)
 
-    def _others(self) -> list[PeerInfo]:
+    def others(self) -> list[PeerInfo]:
+        """Part of :class:`~p2pd.peer.commands.Daemon`."""
         return list(self._uplink.peers.values()) if self._uplink is not None else self.contacts.active()
 
-    # Commands
+    # What the commands are given
+
+    @property
+    def run_time(self) -> RunTime:
+        """Part of :class:`~p2pd.peer.commands.Daemon`."""
+        return self._config.run_time
+
+    def facts(self) -> Facts:
+        """Part of :class:`~p2pd.peer.commands.Daemon`."""
+        assert self._state is not None
+        return Facts(
+            reactor=self._reactor, in_thread=self.in_thread, share=self.root.path, state=self._state.path,
+            hosts=self._hosts, port=self._port, maximum=self.contacts.door.limit, name=self.label,
+            manager=self._uplink, problems=[*self._problems, self.config_problem, *self.index.problems],
+            others=self.others(), visitors=self.contacts.visitors,
+        )  # fmt: skip
+
+    def leave(self) -> None:
+        """Part of :class:`~p2pd.peer.commands.Daemon`."""
+        self._reactor.callLater(0, self._reactor.stop)
 
     def status(self) -> DaemonStatus:
         """The daemon at a glance."""
@@ -361,8 +375,8 @@ class PeerService(service.Service):
         return DaemonStatus(
             role="peer", name=self.label, host=self._hosts[0] if self._hosts else self._config.host,
             port=self._port, manager=uplink.state if uplink is not None else "none",
-            peers=len(self._others()), files=self.index.count,
-            transfers=self._downloads.count + sum(1 for _ in self.uploads()), version=__version__,
+            peers=len(self.others()), files=self.index.count,
+            transfers=self.downloads.count + sum(1 for _ in self.uploads()), version=__version__,
             pid=os.getpid(),
             problems=tuple(self._all_problems()),
         )  # fmt: skip
@@ -374,111 +388,6 @@ class PeerService(service.Service):
         if self._uplink is not None:
             yield from self._uplink.problems
         yield from self.index.problems
-
-    async def cmd_status(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """The daemon at a glance."""
-        return self.status().to_json()
-
-    async def cmd_peers(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """The other active peers."""
-        for info in sorted(self._others(), key=lambda info: info.name):
-            emit({"event": "item", **PeerStatus(info.name, info.host, info.port, info.id).to_json()})
-        return {}
-
-    async def cmd_files(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """What this peer shares."""
-        files = (FileStatus(each.name, each.key.size, each.file_id) for each in self.index.entries())
-        return {"rows": (file.to_json() for file in files)}
-
-    async def cmd_transfers(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """What comes and goes."""
-        for status in self._downloads.statuses(self.uploads()):
-            emit({"event": "item", **status.to_json()})
-        return {}
-
-    async def cmd_req(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """Fetch a file."""
-        download = await self._downloads.request(args)
-        waiter = download.wait(emit, args.timeout)
-        emit({"event": "started", "transfer": download.id})
-        if args.no_wait:
-            waiter.outcome.addErrback(lambda _: None)
-            download.leave(waiter)
-            return {}
-        try:
-            return await waiter.outcome
-        finally:
-            download.leave(waiter)
-
-    async def cmd_doctor(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """What commonly goes wrong with a peer."""
-        assert self._state is not None
-        facts = Facts(
-            reactor=self._reactor, in_thread=self.in_thread, share=self.root.path, state=self._state.path,
-            hosts=self._hosts, port=self._port, maximum=self.contacts.door.limit, name=self.label,
-            manager=self._uplink, problems=[*self._problems, self.config_problem, *self.index.problems],
-            others=self._others(), visitors=self.contacts.visitors,
-        )  # fmt: skip
-        return {"rows": [check.to_json() for check in await examine(facts)]}
-
-    async def cmd_cancel(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """Give a transfer up."""
-        await self._downloads.find(args.id).give_up()
-        return {"transfer": args.id}
-
-    async def cmd_pause(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """Stop a transfer for now."""
-        await self._downloads.find(args.id).set_paused(True)
-        return {"transfer": args.id}
-
-    async def cmd_resume(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """Let a paused transfer go on."""
-        await self._downloads.find(args.id).set_paused(False)
-        return {"transfer": args.id}
-
-    async def cmd_pieces(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """Which pieces of a file are here."""
-        name = canonical_name(args.file)
-        download = self._downloads.by_name(name)
-        pieces = download.pieces if download is not None else None
-        if pieces is not None:
-            manifest, held = pieces
-        else:
-            if await self.index.find(name) is None:
-                raise NotFoundError(f"{escape(name)} is not here")
-            progress = self.index.hashing_progress(name)
-            if progress is not None:
-                done, size = progress
-                raise P2PError(f"{escape(name)} is still being hashed: {done} of {size} bytes")
-            manifest = await self.index.manifest(name)
-            held = Bitfield.full(manifest.count)
-        emit(
-            {
-                "event": "item",
-                **PiecesStatus(
-                    name, manifest.file_id, manifest.size, manifest.piece_size, manifest.count, len(held),
-                    format_runs(held.runs()),
-                ).to_json(),
-            }
-        )  # fmt: skip
-        return {}
-
-    async def cmd_limits(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """What may go and come in a second; changed where that is said, until the settings are read again."""
-        run_time = attrs.evolve(
-            self._config.run_time,
-            **{name: rate for name, rate in (("up", args.up), ("down", args.down)) if rate is not ...},
-        )
-        self._config = attrs.evolve(self._config, run_time=run_time)
-        self._set_limits(run_time)
-        return {"up": run_time.up, "down": run_time.down}
-
-    async def cmd_left_peer(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """Leave the network and stop the daemon."""
-        self._reactor.callLater(0, self._reactor.stop)
-        # Answered with its `done` by the control service, once its socket is removed.
-        await Deferred()
-        return {}
 
 
 def _identity(folder: Path) -> PeerId:

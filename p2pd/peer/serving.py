@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import attrs
 from twisted.logger import Logger
 
 from p2pd.errors import P2PError, ProtocolError
@@ -19,8 +17,8 @@ from p2pd.model import FileId
 from p2pd.net.fast import FileSlice
 from p2pd.net.limits import Limit
 from p2pd.peer.answering import Answering, Library, Link
-from p2pd.peer.budgets import Budget, Budgets
-from p2pd.peer.stock import Copy
+from p2pd.peer.budgets import Budgets
+from p2pd.peer.upload import Given, Range, Upload
 from p2pd.text import escape
 from p2pd.threads import InThread
 from p2pd.wire import messages as m
@@ -39,69 +37,6 @@ KEEP_OPEN = 10.0
 """Seconds after which a file that is asked for no longer is closed."""
 
 log = Logger("p2pd.peer")
-
-
-@attrs.define(eq=False)
-class Upload:
-    """A file going out to one peer; ``bytes`` sent, ``began`` and ``last`` in monotonic seconds."""
-
-    file_id: FileId
-    copy: Copy
-    budget: Budget
-    began: float
-    last: float
-    want: int = 0
-    once: bool = False
-    """Only what nobody was sent yet."""
-    declined: bool = False
-    """It had nothing to ask for just now, and may say `want` again."""
-    over: bool = False
-    """It has used up its budget."""
-    open: dict[int, _Given] = attrs.Factory(dict)
-    bytes: int = 0
-    rate: float = 0.0
-    id: str = attrs.Factory(lambda: secrets.token_hex(6))
-    """As `transfers` shows it."""
-    _window: tuple[float, int] = (0.0, 0)
-
-    @property
-    def name(self) -> str:
-        """The file's."""
-        return self.copy.name
-
-    @property
-    def busy(self) -> bool:
-        """True while something that was named is not yet sent."""
-        return any(given.asked is not None for given in self.open.values())
-
-    def count(self, sent: int, now: float) -> None:
-        """``sent`` bytes more."""
-        self.bytes += sent
-        self.budget.spend(sent, now)
-        self.last = now
-        start, before = self._window
-        if now - start > 1.0:
-            self.rate = (self.bytes - before) / (now - start) if start else 0.0
-            self._window = (now, self.bytes)
-
-
-@attrs.define(eq=False)
-class _Given:
-    """A grant: for up to ``limit`` bytes, of the pieces of ``run`` where we named some."""
-
-    upload: Upload
-    limit: int
-    run: Run | None
-    asked: _Range | None = None
-
-
-@attrs.define(eq=False)
-class _Range:
-    upload: Upload
-    grant: int
-    run: Run
-    at: int
-    end: int
 
 
 class Shop(Library, Protocol):
@@ -145,8 +80,8 @@ class Serving:
         self.uploads: dict[FileId, Upload] = {}
         self._grants: dict[int, Upload] = {}
         self._waiting: dict[FileId, m.Want] = {}
-        self._queue: deque[_Range] = deque()
-        self._frame: tuple[_Range, int] | None = None  # the one being sent, its length
+        self._queue: deque[Range] = deque()
+        self._frame: tuple[Range, int] | None = None  # the one being sent, its length
         self._warming = False
         self._rate = 0.0
         self._rate_from = (0.0, 0)
@@ -242,7 +177,7 @@ class Serving:
     def granted(self, file_id: FileId, grant: int, limit: int, run: Run | None) -> None:
         """Part of :class:`Counter`."""
         upload = self.uploads[file_id]
-        upload.open[grant] = _Given(upload, limit, run)
+        upload.open[grant] = Given(upload, limit, run)
         self._grants[grant] = upload
         first, count = (run.first, len(run)) if run is not None else (0, 0)
         self._link.send(m.Grant(file_id, grant, limit, first, count))
@@ -287,7 +222,7 @@ class Serving:
             # Not blamed: what was held may have been lost with the disk that it was on.
             self._gone(upload, "a piece that is not here")
             return
-        given.asked = _Range(upload, get.grant, run, get.offset, get.offset + get.length)
+        given.asked = Range(upload, get.grant, run, get.offset, get.offset + get.length)
         self._shop.activity.note("asks for", run, upload.name, f"({self._link.name})")
         self._shop.granting.named(get.grant, run, get.length, self._shop.now())
 
@@ -380,7 +315,7 @@ class Serving:
         steps = int(self._rate * FRAME_SECONDS) // LEAST_FRAME
         return max(LEAST_FRAME, min(steps * LEAST_FRAME, m.MAX_FRAME))
 
-    def _range_sent(self, asked: _Range) -> None:
+    def _range_sent(self, asked: Range) -> None:
         upload = asked.upload
         if asked.grant in upload.open:
             self._finish(upload, asked.grant)
@@ -402,7 +337,7 @@ class Serving:
             self._rate = (self._sent - before) / (now - start)
             self._rate_from = (now, self._sent)
 
-    def _warm(self, asked: _Range, length: int) -> None:
+    def _warm(self, asked: Range, length: int) -> None:
         """Reading from a cold disk would stop the reactor: let a thread wait for it."""
         try:
             fd = os.dup(asked.upload.copy.fd)

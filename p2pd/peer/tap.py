@@ -18,7 +18,8 @@ from p2pd.net.options import DaemonOptions, Reloader
 from p2pd.net.signals import install_signals
 from p2pd.net.starting import use_monotonic_clock
 from p2pd.net.statedir import default_state_dir
-from p2pd.peer.service import PeerConfig, PeerService, RunTime
+from p2pd.peer.commands import RunTime
+from p2pd.peer.service import PeerConfig, PeerService
 from p2pd.sizes import parse_rate, parse_size
 from p2pd.wire.fields import is_peer_name
 

@@ -53,7 +53,9 @@ def _plan(args: Namespace) -> Plan:
     piece_size = args.piece_size or default_piece_size(args.size)
     count = piece_count(args.size, piece_size)
     if not args.size or count > MAX_PIECES:
-        raise UsageError(f"--size: a file has from 1 to {MAX_PIECES} pieces here, this one would have {count}")
+        raise UsageError(
+            f"--size: a file has from 1 to {MAX_PIECES} pieces here, this one would have {count}"
+        )
     return Plan(
         peers=args.peers, size=args.size, piece_size=piece_size, up=args.up, down=args.down,
         owner_up=args.owner_up or args.up, stagger=args.stagger, fail=args.fail, slow=args.slow,

@@ -23,7 +23,7 @@ VALUES: dict[str, Any] = {
     "bitfield": 1, "done": 3, "length": 32, "count": 3, "grant": 1, "bytes": 16777216, "offset": 0,
     "listen": ["0.0.0.0", "::"], "advertise": "10.0.0.5", "cookie": "9ziS35fdRYp4", "lease": 30,
     "host": "10.0.0.5", "problem": "", "serial": 1, "page": 0, "last": True, "rows": [ROW], "joined": [ROW],
-    "left": [PEER], "place": 0, "first": 2, "pieces": "0-3,7",
+    "left": [PEER], "place": 0, "first": 2, "once": False, "others": [ROW], "pieces": "0-3,7",
 }  # fmt: skip
 LINES = [
     b"req bison.exe --no-wait --timeout 2.5",

@@ -117,7 +117,7 @@ def test_no_more_grants_than_we_give_however_many_are_wanted(count: int) -> None
 @pytest.mark.fault(20)
 def test_more_grants_than_may_be_wanted_are_an_error() -> None:
     quiet = Quiet().introduce()
-    quiet.say(b'want {"file": "%s", "count": %d, "place": 0}\n' % (b"ab" * 32, m.MAX_WANT + 1))
+    quiet.say(b'want {"file": "%s", "count": %d, "place": 0, "once": false}\n' % (b"ab" * 32, m.MAX_WANT + 1))
     error = quiet.heard()[-1]
     assert isinstance(error, m.Error)
     assert "count" in error.message

@@ -33,6 +33,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "name": NAMES, "port": SMALL, "req": SMALL, "piece_size": st.sampled_from([1, 65536]), "size": SMALL,
     "file": FILES, "bitfield": SMALL, "done": SMALL, "length": st.sampled_from([1, 32]), "count": SMALL,
     "grant": SMALL, "bytes": st.just(65536), "offset": SMALL, "place": SMALL, "first": SMALL,
+    "once": st.booleans(), "others": st.just([m.PeerRow("c" * 32, "third", "127.0.0.1", 1)]),
     "pieces": st.sampled_from(["", "0", "0-3,7", "7,0", "x", "9" * 30]),
 }  # fmt: skip
 

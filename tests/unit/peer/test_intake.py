@@ -42,6 +42,9 @@ class Link:
     def send(self, message: m.Message, body: bytes = b"") -> None:
         self.sent.append(message)
 
+    def asks_for(self, name: str) -> bool:
+        return False
+
     def hold(self, why: str) -> None:
         """Nothing is read here anyway."""
 

@@ -106,7 +106,15 @@ def test_an_offset_is_taken_only_in_its_range(number: int) -> None:
 
 
 def _have(**changes: Any) -> bytes:
-    fields = {"req": 1, "name": "a", "size": 9, "piece_size": 65536, "file": FILE, "bitfield": 0}
+    fields = {
+        "req": 1,
+        "name": "a",
+        "size": 9,
+        "piece_size": 65536,
+        "file": FILE,
+        "bitfield": 0,
+        "others": [],
+    }
     fields.update(changes)
     return b"have " + json.dumps({k: v for k, v in fields.items() if v != "-"}).encode()
 
