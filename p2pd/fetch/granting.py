@@ -38,7 +38,7 @@ SLOTS = 4
 """Ranges sent at once to different downloaders."""
 AHEAD = 0.02
 """Seconds of sending that are granted beyond the time in which a grant is used."""
-SWARM_RUN = 0.01
+SWARM_RUN = 0.04
 """A run that we name ourselves is about what goes out in so many seconds, but whole pieces."""
 FORGOTTEN = 5.0
 """Seconds after which a grant that was not used holds up nobody else."""

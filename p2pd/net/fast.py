@@ -40,7 +40,7 @@ _READ = 256 * 1024
 """Bytes received by one call: while it copies, what the other side sends has to wait in a backlog."""
 _WINDOW = 12 * 1024 * 1024
 """Bytes that another process of this machine may have sent ahead: it sends more at a time, then."""
-SHORT_BODY = 64 * 1024
+SHORT_BODY = 4 * 1024
 """With so little to come of a body, which may come slowly, what there is is read at once."""
 CONNECT_TIMEOUT = 5
 
