@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/p2pctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_p2pctl_subparsers=(req left_peer peers files transfers cancel pause resume pieces status doctor version help)
+_shtab_p2pctl_subparsers=(req left_peer peers files transfers cancel pause resume pieces limits status doctor simulate version help)
 
 _shtab_p2pctl_req_option_strings=(--no-wait --id --sha256 --output --replace --from --timeout --socket --port --name --json --quiet --help)
 _shtab_p2pctl_left_peer_option_strings=(--socket --port --name --json --quiet --help)
@@ -16,8 +16,10 @@ _shtab_p2pctl_cancel_option_strings=(--socket --port --name --json --quiet --hel
 _shtab_p2pctl_pause_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_resume_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_pieces_option_strings=(--socket --port --name --json --quiet --help)
+_shtab_p2pctl_limits_option_strings=(--up --down --socket --port --name --json --quiet --help)
 _shtab_p2pctl_status_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_doctor_option_strings=(--socket --port --name --json --quiet --help)
+_shtab_p2pctl_simulate_option_strings=(--peers --size --piece-size --up --down --owner-up --slow --stagger --fail --seed --trace --plot --socket --port --name --json --quiet --help)
 _shtab_p2pctl_version_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_help_option_strings=(--socket --port --name --json --quiet --help)
 _shtab_p2pctl_option_strings=(--socket --port --name --json --quiet --help)
@@ -31,14 +33,16 @@ _shtab_p2pctl_cancel___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_pause___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_resume___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_pieces___socket_COMPGEN=_shtab_compgen_files
+_shtab_p2pctl_limits___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_status___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_doctor___socket_COMPGEN=_shtab_compgen_files
+_shtab_p2pctl_simulate___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_version___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl_help___socket_COMPGEN=_shtab_compgen_files
 _shtab_p2pctl___socket_COMPGEN=_shtab_compgen_files
 
-_shtab_p2pctl_help_pos_0_choices=(req left_peer peers files transfers cancel pause resume pieces status doctor version help)
-_shtab_p2pctl_pos_0_choices=(req left_peer peers files transfers cancel pause resume pieces status doctor version help)
+_shtab_p2pctl_help_pos_0_choices=(req left_peer peers files transfers cancel pause resume pieces limits status doctor simulate version help)
+_shtab_p2pctl_pos_0_choices=(req left_peer peers files transfers cancel pause resume pieces limits status doctor simulate version help)
 
 _shtab_p2pctl_req___no_wait_nargs=0
 _shtab_p2pctl_req___replace_nargs=0
@@ -70,12 +74,18 @@ _shtab_p2pctl_resume___help_nargs=0
 _shtab_p2pctl_pieces___json_nargs=0
 _shtab_p2pctl_pieces___quiet_nargs=0
 _shtab_p2pctl_pieces___help_nargs=0
+_shtab_p2pctl_limits___json_nargs=0
+_shtab_p2pctl_limits___quiet_nargs=0
+_shtab_p2pctl_limits___help_nargs=0
 _shtab_p2pctl_status___json_nargs=0
 _shtab_p2pctl_status___quiet_nargs=0
 _shtab_p2pctl_status___help_nargs=0
 _shtab_p2pctl_doctor___json_nargs=0
 _shtab_p2pctl_doctor___quiet_nargs=0
 _shtab_p2pctl_doctor___help_nargs=0
+_shtab_p2pctl_simulate___json_nargs=0
+_shtab_p2pctl_simulate___quiet_nargs=0
+_shtab_p2pctl_simulate___help_nargs=0
 _shtab_p2pctl_version___json_nargs=0
 _shtab_p2pctl_version___quiet_nargs=0
 _shtab_p2pctl_version___help_nargs=0

@@ -50,8 +50,8 @@ function _shtab_p2pctl_using
   test "$_shtab_p2pctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_p2pctl_commands req left_peer peers files transfers cancel pause resume pieces status doctor version help
-set -g _shtab_p2pctl_opts_with_value --from --id --name --output --port --sha256 --socket --timeout
+set -g _shtab_p2pctl_commands req left_peer peers files transfers cancel pause resume pieces limits status doctor simulate version help
+set -g _shtab_p2pctl_opts_with_value --down --fail --from --id --name --output --owner-up --peers --piece-size --plot --port --seed --sha256 --size --slow --socket --stagger --timeout --trace --up
 
 complete -c p2pctl -e
 complete -c p2pctl -f
@@ -132,6 +132,15 @@ complete -c p2pctl -n '_shtab_p2pctl_using pieces' -l name -x -d 'the daemon of 
 complete -c p2pctl -n '_shtab_p2pctl_using pieces' -l json -d 'nothing but JSON lines on standard output'
 complete -c p2pctl -n '_shtab_p2pctl_using pieces' -l quiet -d 'no progress and no messages but errors'
 complete -c p2pctl -n '_shtab_p2pctl_using pieces' -l help -d 'this text, or how the command is used'
+complete -c p2pctl -n '_shtab_p2pctl_using; and test $_shtab_p2pctl_npos -eq 0' -a limits -d 'Show how many bytes may go and come in a second, or change that.'
+complete -c p2pctl -n '_shtab_p2pctl_using limits' -l up -x -d 'at most so much goes out: 500K, 2Mi; off: no limit'
+complete -c p2pctl -n '_shtab_p2pctl_using limits' -l down -x -d 'at most so much comes in'
+complete -c p2pctl -n '_shtab_p2pctl_using limits' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon whose control socket this is'
+complete -c p2pctl -n '_shtab_p2pctl_using limits' -l port -x -d 'the peer, else the manager, that listens on this port'
+complete -c p2pctl -n '_shtab_p2pctl_using limits' -l name -x -d 'the daemon of this name'
+complete -c p2pctl -n '_shtab_p2pctl_using limits' -l json -d 'nothing but JSON lines on standard output'
+complete -c p2pctl -n '_shtab_p2pctl_using limits' -l quiet -d 'no progress and no messages but errors'
+complete -c p2pctl -n '_shtab_p2pctl_using limits' -l help -d 'this text, or how the command is used'
 complete -c p2pctl -n '_shtab_p2pctl_using; and test $_shtab_p2pctl_npos -eq 0' -a status -d 'Show the daemon at a glance.'
 complete -c p2pctl -n '_shtab_p2pctl_using status' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon whose control socket this is'
 complete -c p2pctl -n '_shtab_p2pctl_using status' -l port -x -d 'the peer, else the manager, that listens on this port'
@@ -146,6 +155,25 @@ complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l name -x -d 'the daemon of 
 complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l json -d 'nothing but JSON lines on standard output'
 complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l quiet -d 'no progress and no messages but errors'
 complete -c p2pctl -n '_shtab_p2pctl_using doctor' -l help -d 'this text, or how the command is used'
+complete -c p2pctl -n '_shtab_p2pctl_using; and test $_shtab_p2pctl_npos -eq 0' -a simulate -d 'Simulate a swarm: how long it takes, and how long it would have to.'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l peers -x -d 'how many fetch it (8)'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l size -x -d 'of the file (256Mi)'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l piece-size -x -d 'of its pieces'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l up -x -d 'bytes per second of each (12.5M)'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l down -x -d 'bytes per second to each (12.5M)'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l owner-up -x -d 'of the first holder, if it is another'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l slow -x -d 'one of them has only this, both ways'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l stagger -x -d 'seconds between the starts (0)'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l fail -x -d 'so many die when they hold half (0)'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l seed -x -d 'of all that is random (1)'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l trace -x -d 'write every piece that comes, as JSON lines'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l plot -x -d 'draw the pieces held over time, as .png or .svg'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon whose control socket this is'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l port -x -d 'the peer, else the manager, that listens on this port'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l name -x -d 'the daemon of this name'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l json -d 'nothing but JSON lines on standard output'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l quiet -d 'no progress and no messages but errors'
+complete -c p2pctl -n '_shtab_p2pctl_using simulate' -l help -d 'this text, or how the command is used'
 complete -c p2pctl -n '_shtab_p2pctl_using; and test $_shtab_p2pctl_npos -eq 0' -a version -d 'Show the version.'
 complete -c p2pctl -n '_shtab_p2pctl_using version' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon whose control socket this is'
 complete -c p2pctl -n '_shtab_p2pctl_using version' -l port -x -d 'the peer, else the manager, that listens on this port'
@@ -160,4 +188,4 @@ complete -c p2pctl -n '_shtab_p2pctl_using help' -l name -x -d 'the daemon of th
 complete -c p2pctl -n '_shtab_p2pctl_using help' -l json -d 'nothing but JSON lines on standard output'
 complete -c p2pctl -n '_shtab_p2pctl_using help' -l quiet -d 'no progress and no messages but errors'
 complete -c p2pctl -n '_shtab_p2pctl_using help' -l help -d 'this text, or how the command is used'
-complete -c p2pctl -n '_shtab_p2pctl_using help; and test $_shtab_p2pctl_npos -eq 0' -ka "req left_peer peers files transfers cancel pause resume pieces status doctor version help" -d 'the command to explain'
+complete -c p2pctl -n '_shtab_p2pctl_using help; and test $_shtab_p2pctl_npos -eq 0' -ka "req left_peer peers files transfers cancel pause resume pieces limits status doctor simulate version help" -d 'the command to explain'

@@ -8,7 +8,7 @@
 _shtab_twistd_subparsers=(p2pmanager p2ppeer)
 
 _shtab_twistd_p2pmanager_option_strings=(--host --port --max --lease --state --control --config)
-_shtab_twistd_p2ppeer_option_strings=(--host --port --dir --manager --name --state --advertise --max --control --config --activity --piece-size --ban --no-manager)
+_shtab_twistd_p2ppeer_option_strings=(--host --port --dir --manager --owner --neighbor --name --state --advertise --max --control --config --activity --piece-size --up-limit --down-limit --ban --no-manager)
 _shtab_twistd_option_strings=(-l --logfile --logger -p --profile --profiler -f --file -y --python -s --source -d --rundir --prefix --pidfile --chroot -u --uid -g --gid --umask --savestats -o --no_save -e --encrypted -n --nodaemon --originalname --syslog --euid)
 
 _shtab_twistd_p2pmanager___state_COMPGEN=_shtab_compgen_files

@@ -51,7 +51,7 @@ function _shtab_twistd_using
 end
 
 set -g _shtab_twistd_commands p2pmanager p2ppeer
-set -g _shtab_twistd_opts_with_value --activity --advertise --ban --chroot --config --control --dir --file --gid --host --lease --logfile --logger --manager --max --name --pidfile --piece-size --port --prefix --profile --profiler --python --rundir --source --state --uid --umask -d -f -g -l -p -s -u -y
+set -g _shtab_twistd_opts_with_value --activity --advertise --ban --chroot --config --control --dir --down-limit --file --gid --host --lease --logfile --logger --manager --max --name --neighbor --owner --pidfile --piece-size --port --prefix --profile --profiler --python --rundir --source --state --uid --umask --up-limit -d -f -g -l -p -s -u -y
 
 complete -c twistd -e
 complete -c twistd -f
@@ -90,6 +90,8 @@ complete -c twistd -n '_shtab_twistd_using p2ppeer' -l host -x -d 'Address to li
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l port -x -d 'Port to listen on (0: any free one), or an endpoint string.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l dir -xka "(__fish_complete_path (commandline -ct))" -d 'Folder to share; made if it is missing. Default: the peer'"'"'s name.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l manager -x -d 'HOST:PORT of the manager. Default: localhost:12000.'
+complete -c twistd -n '_shtab_twistd_using p2ppeer' -l owner -x -d 'HOST:PORT to fetch from, and from no others but neighbors.'
+complete -c twistd -n '_shtab_twistd_using p2ppeer' -l neighbor -x -d 'HOST:PORT to fetch from, and from no others; may be said several times.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l name -x -d 'This peer'"'"'s name, unique among the active peers. Default: HOSTNAME-PORT.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l state -xka "(__fish_complete_path (commandline -ct))" -d 'Folder for identity and caches.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l advertise -x -d 'Address that others reach this peer by, behind address translation.'
@@ -98,5 +100,7 @@ complete -c twistd -n '_shtab_twistd_using p2ppeer' -l control -xka "(__fish_com
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'TOML file with options; read again on SIGHUP.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l activity -x -d 'on or off: a line for every piece asked for and sent. Default: on.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l piece-size -x -d 'Piece size for what this peer shares: 100K, 1Mi.'
+complete -c twistd -n '_shtab_twistd_using p2ppeer' -l up-limit -x -d 'Bytes per second that go out at most: 500K, 2Mi; off: no limit.'
+complete -c twistd -n '_shtab_twistd_using p2ppeer' -l down-limit -x -d 'Bytes per second that come in at most.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l ban -x -d 'Seconds for which a peer that sent wrong data is not used for that transfer. Default: 60.'
 complete -c twistd -n '_shtab_twistd_using p2ppeer' -l no-manager -d 'Do without a manager.'

@@ -135,6 +135,11 @@ class Transfer:
         return self.held.complete
 
     @property
+    def arrived(self) -> bool:
+        """True once every piece is held or being written."""
+        return not self._picker.missing and not self._asked
+
+    @property
     def bytes_held(self) -> int:
         """Verified bytes, what was here before included."""
         held = self.held

@@ -83,6 +83,8 @@ class _Fast(tcp.Connection):
     _reading_wanted = True
     _wakes_at = 1
     _widen = False  # to be done once a body comes that was asked for: others must not fill our memory
+    _armed = False  # the reactor says when the socket takes more
+    _soon = False  # doWrite comes at the end of this turn
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
 
@@ -101,6 +103,36 @@ class _Fast(tcp.Connection):
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
             self._widen = True
 
+    def startWriting(self) -> None:
+        """What was written in this turn goes out at its end, by one call, without asking whether it can.
+
+        Only where it could not all be sent is the reactor told to say when there is room.
+        """
+        if not self.connected:
+            super().startWriting()  # it is being connected: the kernel says when that is done
+        elif not self._armed and not self._soon:
+            self._soon = True
+            later: Any = self.reactor
+            later.callLater(0, self._write_soon)
+
+    def _write_soon(self) -> None:
+        self._soon = False
+        if self.connected and not self.disconnected and not self._armed:
+            lost = self.doWrite()
+            # An error comes again, and then the reactor hears it.
+            if lost is not None or self.blocked:
+                self._arm()
+
+    def _arm(self) -> None:
+        if self.connected and not self.disconnected:
+            self._armed = True
+            super().startWriting()
+
+    def stopWriting(self) -> None:
+        """As the original."""
+        self._armed = False
+        super().stopWriting()
+
     def slices_ready(self) -> None:
         """The protocol has something for :meth:`FastProtocol.next_slice`."""
         if self.connected and not self.disconnecting:
@@ -117,7 +149,9 @@ class _Fast(tcp.Connection):
         return self._slice is not None or self.unsent > 0
 
     def writeSomeData(self, data: bytes) -> Any:
-        """As the original, counted."""
+        """As the original, counted; nothing is not sent."""
+        if not data:
+            return 0
         sent = super().writeSomeData(data)
         if isinstance(sent, int):
             self.sent_bytes += sent
@@ -152,7 +186,7 @@ class _Fast(tcp.Connection):
                     # It waits in the kernel for the data behind it.
                     sent = self.socket.send(self._header, socket.MSG_MORE)
                 except (BlockingIOError, InterruptedError):
-                    self.startWriting()
+                    self._arm()
                     return None
                 except OSError:
                     return main.CONNECTION_LOST
@@ -164,7 +198,7 @@ class _Fast(tcp.Connection):
             try:
                 sent = os.sendfile(self.fileno(), piece.fd, piece.offset, asked)
             except (BlockingIOError, InterruptedError):
-                self.startWriting()
+                self._arm()
                 return None
             except (BrokenPipeError, ConnectionResetError):
                 return main.CONNECTION_LOST
@@ -180,7 +214,7 @@ class _Fast(tcp.Connection):
                 self._slice = None
             if budget <= 0 or sent < asked:
                 # The turn is over, or the socket full: asking again would only be told so.
-                self.startWriting()
+                self._arm()
                 return None
 
     def _slice_failed(self, reason: str) -> None:

@@ -257,6 +257,8 @@ class Intake:
                 self._owner.complete()
 
         self._writer.write(self.file, offset, data, written)
+        if self.transfer.arrived:
+            self._writer.flush()
         if self._writer.full and key in self._reached:
             self._writer.hold_while_full(self._reached[key][0].link)
 

@@ -18,6 +18,7 @@ from p2pd.model import Manifest
 from p2pd.wire.messages import Data
 
 STEP = 1024 * 1024
+LEAST = 64 * 1024
 _DISCARDED = memoryview(bytearray(64 * 1024))
 
 
@@ -42,22 +43,28 @@ class Buffer:
 
 
 class BufferPool:
-    """Buffers are used again: fresh memory costs a page fault per 4 KiB. Keeps up to ``keep``."""
+    """Buffers are used again: fresh memory costs a page fault per 4 KiB. Keeps up to ``keep`` bytes."""
 
-    def __init__(self, keep: int = 12) -> None:
-        self._free: list[Buffer] = []
+    def __init__(self, keep: int = 12 * STEP) -> None:
+        self._free: dict[int, list[Buffer]] = {}
         self._keep = keep
+        self._kept = 0
 
     def take(self, size: int) -> Buffer:
         """A buffer of at least ``size`` bytes, with one user."""
-        if size <= STEP:
-            return (self._free.pop() if self._free else Buffer(self, STEP)).hold()
-        return Buffer(self, size).hold()
+        size = max(LEAST, 1 << (size - 1).bit_length()) if size <= STEP else size
+        free = self._free.get(size)
+        if not free:
+            return Buffer(self, size).hold()
+        self._kept -= size
+        return free.pop().hold()
 
     def give(self, buffer: Buffer) -> None:
         """Nobody uses it any more; called by the buffer."""
-        if len(buffer.view) == STEP and len(self._free) < self._keep:
-            self._free.append(buffer)
+        size = len(buffer.view)
+        if size <= STEP and self._kept + size <= self._keep:
+            self._kept += size
+            self._free.setdefault(size, []).append(buffer)
 
 
 class SinkListener(Protocol):
@@ -150,7 +157,8 @@ class RangeSink:
         if self.dead:
             return _DISCARDED
         if self._buffer is None:
-            size = self._manifest.length(self._piece) if self._whole else STEP
+            left = self.offset + self.length - self._at
+            size = self._manifest.length(self._piece) if self._whole else min(STEP, left)
             self._buffer = self._pool.take(size)
             self._base = self._at
             self._filled = self._piece_from = self._unwritten = 0

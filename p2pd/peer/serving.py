@@ -312,7 +312,8 @@ class Serving:
 
     def _frame_length(self) -> int:
         """Bytes, a multiple of :data:`LEAST_FRAME`: few calls where it is fast, short waits elsewhere."""
-        steps = int(self._rate * FRAME_SECONDS) // LEAST_FRAME
+        rate = max(self._rate, self._shop.granting.rate)
+        steps = int(rate * FRAME_SECONDS) // LEAST_FRAME
         return max(LEAST_FRAME, min(steps * LEAST_FRAME, m.MAX_FRAME))
 
     def _range_sent(self, asked: Range) -> None:

@@ -57,6 +57,10 @@ class Part:
     fd: Callable[[], int]
     state: PartState = PartState.COMING
     announcing: Announcing = attrs.Factory(Announcing)
+    file_id: FileId = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.file_id = self.manifest.file_id
 
 
 @attrs.define(eq=False)
@@ -174,7 +178,7 @@ class Stock:
 
     def _part_of(self, file_id: FileId) -> Part | None:
         for part in self._parts.values():
-            if part.manifest.file_id == file_id and len(part.held):
+            if part.file_id == file_id and len(part.held):
                 return part
         return None
 
@@ -189,7 +193,7 @@ class Stock:
     def gained(self, part: Part, piece: int) -> None:
         """``piece`` is held now."""
         now = self._now()
-        self._granting.gained(part.manifest.file_id, now)
+        self._granting.gained(part.file_id, now)
         if len(part.held) == 1:
             self._tell_changed(part.name)  # the first one: it was not offered before
         due = part.announcing.gained(piece, now)
@@ -201,7 +205,7 @@ class Stock:
         mask = part.announcing.take(self._now())
         if not mask or part.state is PartState.GONE:
             return
-        file_id = part.manifest.file_id
+        file_id = part.file_id
         told = [m.HavePiece(file_id, text) for text in format_parts(mask, m.MAX_PIECES_TEXT)]
         for each in list(self._company()):
             if each.concerned(file_id):
@@ -215,7 +219,7 @@ class Stock:
             del self._parts[part.name]
         if not done and len(part.held):
             for each in list(self._company()):
-                each.withdrawn(part.manifest.file_id)
+                each.withdrawn(part.file_id)
             self._tell_changed(part.name)
 
     def _tell_changed(self, name: str) -> None:

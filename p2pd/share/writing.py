@@ -28,8 +28,10 @@ log = Logger("p2pd.share")
 
 MOST_AT_ONCE = 64
 """Pieces of memory in one call; the system takes 1024."""
+GATHER = 0.02
+"""Seconds for which less than that is gathered."""
 HAND_OVER = 2 * 1024 * 1024
-"""Bytes with which the thread begins at once; less of them wait for the end of the reactor's turn. Each
+"""Bytes with which the thread begins at once; less of them wait a moment for more. Each
 time the thread is woken, and each time it asks for the interpreter, costs as much as writing 100 KiB."""
 
 Done = Callable[[StorageError | None], None]
@@ -72,7 +74,7 @@ class Writer:
     """
 
     def __init__(self, from_thread: Callable[..., object], later: Callable[..., object]) -> None:
-        """``from_thread(f)`` calls ``f`` on the reactor thread; ``later(0, f)`` after this turn of it."""
+        """``from_thread(f)`` calls ``f`` on the reactor thread; ``later(s, f)`` after so many seconds."""
         self._from_thread = from_thread
         self._later = later
         self._gathered: list[_Write | _Other] = []
@@ -116,7 +118,11 @@ class Writer:
         if self._gathered_bytes >= HAND_OVER:
             self._hand_over()
         elif len(self._gathered) == 1:
-            self._later(0, self._hand_over)
+            self._later(GATHER, self._hand_over)
+
+    def flush(self) -> None:
+        """Begin with what was gathered: nothing more is to be expected soon."""
+        self._hand_over()
 
     def _hand_over(self) -> None:
         if not self._gathered:

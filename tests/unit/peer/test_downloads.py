@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ class Starting:
 def requested(monkeypatch: pytest.MonkeyPatch, line: str) -> tuple[Any, Deferred[Any]]:
     """The download that ``line`` begins, and what becomes of the request."""
     monkeypatch.setattr(module, "Download", Starting)
-    house: Any = object()
+    house: Any = SimpleNamespace(asks_anew=lambda: None)
     downloads = Downloads(house)
     downloads._loaded.callback(None)
     request = ensureDeferred(downloads.request(commands.parse(line.split(), "peer")))

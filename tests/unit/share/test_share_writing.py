@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from p2pd.errors import StorageError
-from p2pd.share.writing import HAND_OVER, LIMIT, MOST_AT_ONCE, Writer
+from p2pd.share.writing import GATHER, HAND_OVER, LIMIT, MOST_AT_ONCE, Writer
 
 
 class Reactor:
@@ -22,7 +22,7 @@ class Reactor:
         self.calls.put(call)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        assert seconds == 0
+        assert seconds in (0, GATHER)
         self.calls.put(call)
 
     def until(self, true: Callable[[], bool]) -> None:
