@@ -27,9 +27,9 @@ ALONE = 4
 GRANT_BYTES = 16 * 1024 * 1024
 """Bytes of a grant at most, or one piece."""
 ALONE_RUN = 0.1
-"""Where nobody else wants any, a grant is for as much as goes out in so many seconds."""
+"""Where nobody else wants any, somebody is expected to use a grant for what goes out in so many seconds."""
 FIRST_RUN = 128 * 1024
-"""Bytes of a grant before our rate is known: others may come in a moment."""
+"""Bytes for which he is expected to use it before our rate is known."""
 LEAST = 4
 """Grants open at once before our rate is known."""
 MOST_EACH = 2
@@ -348,14 +348,14 @@ class Granting:
         grant, self._next = self._next, self._next + 1
         run: Run | None = None
         if alone and not client.once:
-            limit = min(GRANT_BYTES, int(self.rate * ALONE_RUN) or FIRST_RUN)
-            limit = max(limit, stock.piece_size)
+            limit = max(GRANT_BYTES, stock.piece_size)
+            expected = min(limit, max(int(self.rate * ALONE_RUN) or FIRST_RUN, stock.piece_size))
         else:
             pieces = max(1, int(self.rate * SWARM_RUN) // stock.piece_size)
-            limit = pieces * stock.piece_size
+            limit = expected = pieces * stock.piece_size
             if stock.complete:
                 run = self._choose(client, pieces)
-        opened = _Open(grant, client, limit, now, run, run is not None)
+        opened = _Open(grant, client, expected, now, run, run is not None)
         if run is not None:
             stock.counts.add(run.mask)
             client.given |= run.mask
@@ -367,6 +367,9 @@ class Granting:
     def _choose(self, client: _Client, pieces: int) -> Run:
         stock = client.file
         rarest = stock.counts.rarest(client.lacks)
+        # Nobody is given at once what would be half of his share of them.
+        wanting = sum(1 for each in stock.clients.values() if each.want)
+        pieces = max(1, min(pieces, rarest.bit_count() // (2 * max(wanting, 1))))
         behind = rarest >> stock.place
         first = stock.place + lowest(behind) if behind else lowest(rarest)
         return forward(rarest, first, pieces)
@@ -378,6 +381,8 @@ class Granting:
             if not alone and busy >= SLOTS:
                 return
             opened = self._waiting.popleft()
+            if not self._sending:
+                self._window, self._window_start = 0, now  # the pause does not count
             opened.began = now
             self._sending.add(opened)
             self._driver.send(opened.client.key, opened.grant)

@@ -23,8 +23,10 @@ GRANTS = 3
 """Grants kept open at a source: one being served, one named behind it, one on its way."""
 MOST_GETS = 2 * GRANTS
 """Grants of one source that are used at once, though it gives more: each may hold memory."""
-FIRST_RUN = 1024 * 1024
-"""Bytes asked for at once before a source's rate is known."""
+FIRST_RUN = 128 * 1024
+"""Bytes asked for at once before a source's rate is known: others may want some in a moment."""
+LONG_PIECE = 1024 * 1024
+"""Of a source whose rate is not known longer pieces are asked for one at a time."""
 RUN_SECONDS = 0.1
 """Later a run is about this long, so that little is lost with a source."""
 MAX_RUN = 64 * 1024 * 1024
@@ -304,7 +306,7 @@ class Transfer:
             self._wake(now)
         if new and not source.proved:
             source.proved = True
-            if self._piece_size > FIRST_RUN and not source.idle:
+            if self._piece_size > LONG_PIECE and not source.idle:
                 self._want(source, GRANTS)
         return new
 
@@ -378,7 +380,7 @@ class Transfer:
 
     def _wanted(self, source: Source) -> int:
         """Grants to keep open: a source that has not shown its rate gets one long piece, not several."""
-        return GRANTS if not source.careful and (source.rate or self._piece_size <= FIRST_RUN) else 1
+        return GRANTS if not source.careful and (source.rate or self._piece_size <= LONG_PIECE) else 1
 
     def _release(self, source: Source, get: _Get) -> None:
         source.gets.pop(get.grant, None)

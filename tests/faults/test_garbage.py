@@ -197,7 +197,7 @@ def test_a_verb_as_long_as_a_verb_may_be(target: Target, oracle: Oracle) -> None
 BEFORE = {
     "peer": [
         line("req", req=1, name="f", piece_size=0),
-        line("want", file=FILE, count=1),
+        line("want", file=FILE, count=1, place=0, once=False),
         line("get", grant=1, offset=0, length=1),
         line("ping", number=1),
         line("shuffle"),

@@ -501,6 +501,10 @@ def test_state_files_that_are_no_files_are_dropped(half: Half) -> None:
     oracle.check()
 
 
+def _piece(data: bytes, number: int) -> bytes:
+    return data[number * PIECE : (number + 1) * PIECE]
+
+
 @pytest.mark.fault(55)
 @pytest.mark.parametrize("what", ["claims-all", "short", "missing", "old-content", "zeros", "one-byte"])
 def test_only_what_is_right_counts_after_a_start(half: Half, what: str) -> None:
@@ -512,6 +516,8 @@ def test_only_what_is_right_counts_after_a_start(half: Half, what: str) -> None:
     data = part.read_bytes()
     if what == "claims-all":
         state.write_bytes(dump_job(stored.job, format_runs(Bitfield.full(half.count).runs())))
+        # One may have been written after the pieces were noted last.
+        held = {n for n in range(half.count) if _piece(data, n) == _piece(half.content, n)}
     elif what == "short":
         os.truncate(part, (first + 1) * PIECE - 1)
         held = set()

@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 
+from p2pd.fetch.transfer import GRANTS
 from p2pd.wire import messages as m
 from tests.rig import Closed, Daemon, FalsePeer, Flaws, Host, Oracle, Raw
 from tests.rig.host import PATIENCE
@@ -185,10 +186,10 @@ def test_clients_that_never_read(holder: Daemon, oracle: Oracle) -> None:
     for_data, for_answers = narrow(holder), narrow(holder)
     with for_data, for_answers:
         have = offered(for_data, "big")
-        for _ in range(4):
-            for_data.send(m.Want(have.file, 4))
-        for grant in [for_data.expect(m.Grant) for _ in range(4)]:
-            for_data.send(m.Get(grant.grant, 0, len(CONTENT)))
+        for_data.send(m.Want(have.file, 4))
+        # Who else asks for it is of tests before: it may not be alone.
+        for grant in [for_data.expect(m.Grant) for _ in range(2)]:
+            for_data.send(m.Get(grant.grant, grant.first * have.piece_size, min(grant.bytes, len(CONTENT))))
         for_answers.socket.settimeout(2)
         with pytest.raises(TimeoutError):
             flood(for_answers)
@@ -239,13 +240,12 @@ def test_frames_that_are_not_what_was_asked_for(
     rx.wait_peers(1)
     asked = rx.begin(f"req '{case}'")
     rx.console.wait(f"bad {case} (is dropped|sent a wrong piece)")
-    gets = len(bad.gets)
     made(FalsePeer(manager.port, case, content, Flaws(), peer="good"))
     done = asked.result(PATIENCE).done
     assert rx.share is not None
     assert (rx.share / case).read_bytes() == content
     assert sum(source["bytes"] for source in done["sources"]) == len(content)
-    assert len(bad.gets) == gets, "it was asked again"
+    assert len(bad.gets) <= GRANTS, "no more than was asked of it at once"
     oracle.check()
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.pieces import default_piece_size
+from p2pd.pieces import default_piece_size, parse_runs, piece_count
 from tests.rig import Daemon, Host
 from tests.rig.host import Result, wait_until, write_file
 
 SIZE = 12 * 2**20
-PIECE = default_piece_size(SIZE)
 SLOW = "2M"
 """Bytes per second: a transfer takes long enough to interfere with it."""
 
@@ -28,6 +27,12 @@ def held(peer: Daemon) -> int:
     """Bytes of what is coming in."""
     rows = [row for row in peer.ask("transfers").items if row["direction"] == "in"]
     return sum(int(row["bytes"]) for row in rows)
+
+
+def pieces(peer: Daemon) -> set[int]:
+    """Those of f that it holds."""
+    result = peer.ask("pieces f")
+    return {n for row in result.items for n in parse_runs(row["pieces"], row["count"])}
 
 
 class Swarm:
@@ -80,7 +85,8 @@ def test_who_comes_later_finds_those_who_are_at_it(host: Host) -> None:
 def test_the_owner_dies_when_one_copy_is_out(host: Host) -> None:
     swarm = Swarm(host, 4, "--up-limit", SLOW)
     asked = swarm.ask()
-    wait_until(lambda: copies_sent(swarm.owner) > 1 + 4 * PIECE / SIZE, "a copy is out", every=0.05)
+    everything = set(range(piece_count(SIZE, default_piece_size(SIZE))))
+    wait_until(lambda: set().union(*map(pieces, swarm.peers)) == everything, "a copy is out")
     swarm.owner.kill()
     swarm.check(asked)
 

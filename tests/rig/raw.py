@@ -124,16 +124,28 @@ class Raw:
                 self.send(m.Pong(event.number))
 
     def fetch(self, have: m.Have, offset: int, length: int) -> bytes:
-        """One range of what was offered."""
+        """One range of what was offered, by as many grants as that takes."""
+        end, parts = offset + length, dict[int, bytes]()
         self.send(m.Want(have.file, 1))
-        grant = self.expect(m.Grant)
-        self.send(m.Get(grant.grant, offset, length))
-        content = b""
-        while len(content) < length:
-            frame = self.expect(m.Data)
-            assert frame.offset == offset + len(content)
-            content += self.body(frame.length)
-        return content
+        while sum(map(len, parts.values())) < length:
+            grant = self.expect(m.Grant)
+            start = max(offset, grant.first * have.piece_size) if grant.count else offset
+            while start in parts:
+                start += len(parts[start])
+            count = min(end - start, grant.bytes)
+            if grant.count:
+                count = min(count, (grant.first + grant.count) * have.piece_size - start)
+            if count <= 0:
+                self.send(m.Decline(grant.grant))
+                continue
+            self.send(m.Get(grant.grant, start, count))
+            content = b""
+            while len(content) < count:
+                frame = self.expect(m.Data)
+                assert frame.offset == start + len(content)
+                content += self.body(frame.length)
+            parts[start] = content
+        return b"".join(parts[start] for start in sorted(parts))
 
 
 class ManagerLink:
