@@ -40,6 +40,10 @@ AHEAD = 0.02
 """Seconds of sending that are granted beyond the time in which a grant is used."""
 SWARM_RUN = 0.04
 """A run that we name ourselves is about what goes out in so many seconds, but whole pieces."""
+LEAST_BURDEN = 2
+BURDEN = 8
+"""Who wants each piece once has at most so many, and this part of the file, that nobody else has: he
+may be the first, and the others a moment late."""
 FORGOTTEN = 5.0
 """Seconds after which a grant that was not used holds up nobody else."""
 SLOW = 12.0
@@ -186,6 +190,8 @@ class Granting:
         new = mask & ~one.announced
         one.announced |= new
         stock.counts.add(new)
+        if any(each.once for each in stock.clients.values()):
+            self._go_on(now)
 
     def named(self, grant: int, run: Run, length: int, now: float) -> None:
         """A grant is used for ``length`` bytes, for these pieces."""
@@ -319,15 +325,18 @@ class Granting:
     def _rank(self, client: _Client) -> tuple[int, float]:
         """Whom to serve first: who has passed on what we gave him, then who got least."""
         stock = client.file
-        burden = 0
-        if stock.complete and len(stock.clients) > 1:
-            # Sent once and announced by himself: nobody else has it.
-            burden = (client.given & stock.counts.at_most(2)).bit_count()
+        burden = self._burden(client) if stock.complete and len(stock.clients) > 1 else 0
         return burden, client.served
+
+    def _burden(self, client: _Client) -> int:
+        """Pieces that he was given and nobody else has: sent once, and announced by himself."""
+        return (client.given & client.file.counts.at_most(2)).bit_count()
 
     def _may(self, client: _Client, alone: bool) -> bool:
         most = ALONE if alone else 1 if self._slow(client) else MOST_EACH
         if client.quiet or len(client.open) >= min(client.want, most):
+            return False
+        if client.once and self._burden(client) >= max(LEAST_BURDEN, client.file.count // BURDEN):
             return False
         return bool(client.lacks) or (alone and client.file.complete and not client.once)
 

@@ -169,9 +169,30 @@ def test_what_is_wanted_once_is_given_once() -> None:
         world.use(one)
         world.finish(one)
         world.now += 0.01
+        world.has(one.client, *one.run)
+        world.has("c", *one.run)
     assert sorted(seen) == list(range(10))
     world.want("a", 3)
     assert world.of("a"), "as soon as he wants any"
+
+
+def test_who_is_first_does_not_get_all_that_is_given_once() -> None:
+    world = World(40)
+    world.want("a", 3, once=True)
+    seen: list[int] = []
+    while world.open:
+        one = next(iter(world.open.values()))
+        assert one.run is not None
+        seen += one.run
+        world.use(one)
+        world.finish(one)
+        world.now += 0.01
+        world.has("a", *one.run)
+    assert 0 < len(seen) <= 40 // 4
+    world.want("b", 3, once=True)
+    assert world.of("b")
+    world.has("b", *seen)
+    assert world.of("a"), "what he had was passed on"
 
 
 def test_a_partial_holder_grants_only_where_it_has_something() -> None:
