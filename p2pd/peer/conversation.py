@@ -123,6 +123,7 @@ class Conversation(protocol.Protocol):
             if event is None:
                 break
             if isinstance(event, Body):
+                self._count(len(event.data))
                 self.fetching.body(event)
                 continue
             if not self._pace.take(self._decoder.line_length):
@@ -211,13 +212,17 @@ class Conversation(protocol.Protocol):
         """Part of :class:`~p2pd.net.fast.FastProtocol`."""
         self._heard = self._host.now()
         self._decoder.body_read(count)
+        self._count(count)
+        self._guarded(self.fetching.body_received, count)
+
+    def _count(self, count: int) -> None:
+        """So many bytes of a body came, whichever way."""
         limit = self._host.down
         if limit.rate is not None:
             limit.spend(count)
             if limit.exceeded():
                 self.hold("limit")
                 limit.when_free(self._go_on_reading)
-        self._guarded(self.fetching.body_received, count)
 
     def _go_on_reading(self) -> None:
         self.release("limit")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from p2pd.errors import NotFoundError
-from p2pd.model import FileId, Manifest
+from p2pd.model import FileId, Manifest, Offer
 from p2pd.peer import serving as serving_module
 from p2pd.peer.conversation import DOUBT, HELLO_DEADLINE, LINGER, PING_AFTER, SILENCE, STRIKES, WRITE_STALL
 from p2pd.peer.serving import MAX_FILES
@@ -308,3 +308,21 @@ def test_a_conversation_hears_of_changes_only_while_a_req_stands(monkeypatch: py
         assert len(told) == after
     quiet.end()
     assert not told
+
+
+def test_the_limit_counts_bodies_that_come_in_one_read_with_their_line() -> None:
+    quiet = Quiet().introduce()
+    quiet.down.change(100_000)
+    hashes = os.urandom(32 * 1000)
+    manifest = Manifest(1000 * 65536, 65536, hashes)
+    offer = Offer("f", manifest.size, manifest.piece_size, manifest.file_id)
+    came = quiet.conversation.fetching.manifest(offer)
+    head = encode(m.PieceList(manifest.file_id, manifest.size, manifest.piece_size, len(hashes)))
+    quiet.say(head + hashes)
+    assert came.called
+    assert not quiet.wire.reading
+    quiet.clock.advance(0.1)
+    assert not quiet.wire.reading
+    quiet.clock.advance(0.3)
+    assert quiet.wire.reading
+    quiet.end()
