@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 MIN_PIECE = 64 * 1024
@@ -184,15 +185,12 @@ class Bitfield:
         return mask_runs(self._mask)
 
 
+_ONES = re.compile("1+")
+
+
 def mask_runs(mask: int) -> list[tuple[int, int]]:
     """The pieces of ``mask`` as half-open runs, ascending."""
-    found: list[tuple[int, int]] = []
-    for piece in pieces_in(mask):
-        if found and found[-1][1] == piece:
-            found[-1] = (found[-1][0], piece + 1)
-        else:
-            found.append((piece, piece + 1))
-    return found
+    return [found.span() for found in _ONES.finditer(bin(mask)[:1:-1])]
 
 
 def format_runs(runs: Iterable[tuple[int, int]]) -> str:
@@ -205,7 +203,8 @@ def parse_mask(text: str, count: int) -> int:
 
     ValueError for anything else, a piece not below ``count``, or runs out of order.
     """
-    mask = end = 0
+    runs: list[tuple[int, int]] = []
+    end = 0
     for part in text.split(",") if text else []:
         first, dash, last = part.partition("-")
         for number in (first, last) if dash else (first,):
@@ -216,8 +215,16 @@ def parse_mask(text: str, count: int) -> int:
         if not end <= low <= high < count:
             raise ValueError(f"pieces {part!r} out of range or out of order")
         end = high + 1
-        mask |= run_mask(low, end)
-    return mask
+        runs.append((low, end))
+    if not runs:
+        return 0
+    # Written as digits and read once: thousands of operations on long numbers would take a second.
+    start = runs[0][0]
+    digits = bytearray(b"0") * (end - start)
+    for low, beyond in runs:
+        digits[low - start : beyond - start] = b"1" * (beyond - low)
+    digits.reverse()
+    return int(digits, 2) << start
 
 
 def parse_runs(text: str, count: int) -> Bitfield:
