@@ -44,10 +44,17 @@ LEAST_BURDEN = 2
 BURDEN = 8
 """Who wants each piece once has at most so many, and this part of the file, that nobody else has: he
 may be the first, and the others a moment late."""
-FORGOTTEN = 5.0
-"""Seconds after which a grant that was not used holds up nobody else."""
 SLOW = 12.0
 """A downloader that takes less than this part of our rate while we send to it holds up nobody else."""
+STUCK = 1.0
+"""Nor does one that a range goes out to for longer than this, and longer than a slow one's would."""
+DAWDLES = 1.0
+DECLINES = 4
+"""Nor do the unused grants of one that took longer than this to use its last one, or declined more than so
+many, one after the other."""
+REMEMBERED = 10.0
+"""Seconds in which the highest rate that was seen counts half: those who do not read make our rate
+small, and are not to look fast beside it."""
 
 ClientKey = Hashable
 FileKey = Hashable
@@ -85,6 +92,10 @@ class _Client:
     announced: int = 0
     given: int = 0
     """Pieces that were named by a grant of ours: they are on their way, or came."""
+    owed: int = 0
+    """The same, also where it said `want` since: it is to pass them on."""
+    place: int = 0
+    """Where our share begins, it says."""
     once: bool = False
     """It wants only what nobody was sent or has announced."""
     refused: int = 0
@@ -93,6 +104,11 @@ class _Client:
     """It had nothing to ask for: not before something changed."""
     open: dict[int, _Open] = attrs.Factory(dict)
     rate: float = 0.0
+    stuck: bool = False
+    """It takes what is being sent to it far too slowly."""
+    dawdles: bool = False
+    """It did not use its last grants, or not in time."""
+    declines: int = 0
 
     @property
     def lacks(self) -> int:
@@ -112,7 +128,6 @@ class _Stock:
     held: Bitfield | None
     everything: int
     counts: Rarity
-    place: int = 0  # where our share begins
     clients: dict[ClientKey, _Client] = attrs.Factory(dict)
 
     @property
@@ -132,6 +147,7 @@ class Granting:
         self._next = 1
         self.rate = 0.0
         """Bytes per second, smoothed, of all that goes out."""
+        self._best = 0.0
         self._window = 0
         self._window_start = 0.0
         self._turnaround = 0.0
@@ -148,6 +164,10 @@ class Granting:
             self._stocks[file] = _Stock(file, count, piece_size, held, run_mask(0, count), Rarity(count))
         else:
             stock.held = held
+
+    def knows(self, file: FileKey) -> bool:
+        """True while somebody wants some of it."""
+        return file in self._stocks
 
     def gained(self, file: FileKey, now: float) -> None:
         """A partial holder has one piece more."""
@@ -170,10 +190,13 @@ class Granting:
                 return
             served = min((other.served for other in self._clients() if other.want), default=0.0)
             one = stock.clients[client] = _Client(client, stock, served)
-        stock.place = place if 0 <= place < max(stock.count, 1) else 0
+        one.place = place if 0 <= place < max(stock.count, 1) else 0
         one.want, one.once, one.quiet, one.refused = count, once, False, 0
-        if not one.open and not one.lacks:
-            one.given = 0  # what was sent did not do
+        # What was sent, and not announced, may not have done.
+        one.given = 0
+        for opened in one.open.values():
+            if opened.run is not None:
+                one.given |= opened.run.mask
         self._go_on(now)
 
     def has(self, client: ClientKey, file: FileKey, mask: int, now: float) -> None:
@@ -201,12 +224,15 @@ class Granting:
             spared = opened.run.mask & ~run.mask
             client.file.counts.remove(spared)
             client.given &= ~spared
+            client.owed &= ~spared
         elif client.file.complete:
             client.file.counts.add(run.mask)
         client.given |= run.mask
+        client.owed |= run.mask
         client.served += length - opened.bytes
         opened.run, opened.bytes, opened.used = run, length, True
-        self._turnaround += (now - opened.at - self._turnaround) * 0.2
+        client.declines, client.dawdles = 0, now - opened.at > DAWDLES
+        self._turnaround += (min(now - opened.at, DAWDLES) - self._turnaround) * 0.2
         self._waiting.append(opened)
         self._go_on(now)
 
@@ -216,7 +242,8 @@ class Granting:
         if opened is None or opened.used:
             return
         client = opened.client
-        self._turnaround += (now - opened.at - self._turnaround) * 0.2
+        client.declines += 1
+        client.dawdles |= client.declines > DECLINES
         if opened.ours and opened.run is not None:
             client.refused |= opened.run.mask
         else:
@@ -230,6 +257,7 @@ class Granting:
         if opened is not None:
             if opened.used and opened.run is not None:
                 opened.client.given &= ~opened.run.mask
+                opened.client.owed &= ~opened.run.mask
             self._close(opened)
             self._go_on(now)
 
@@ -241,7 +269,8 @@ class Granting:
             one.want = 0
             for opened in list(one.open.values()):
                 self._close(opened)
-            self._forget(one.file)
+        if stock is not None:
+            self._forget(stock)
             self._go_on(now)
 
     def left(self, client: ClientKey, now: float) -> None:
@@ -262,6 +291,7 @@ class Granting:
         if span >= 0.1:
             sample = self._window / span
             self.rate += (sample - self.rate) * (0.3 if self.rate and span < 1.0 else 1.0)
+            self._best = max(self.rate, self._best * 0.5 ** (span / REMEMBERED))
             self._window, self._window_start = 0, now
 
     def finished(self, grant: int, now: float) -> None:
@@ -274,6 +304,7 @@ class Granting:
         if seconds > 0:
             sample = opened.bytes / seconds
             client.rate += (sample - client.rate) * (0.3 if client.rate else 1.0)
+        client.stuck = self._hangs(opened, now)
         opened.ours = False  # it was sent: it counts
         self._close(opened)
         self._go_on(now)
@@ -303,6 +334,7 @@ class Granting:
         if opened.ours and opened.run is not None and not opened.used:
             client.file.counts.remove(opened.run.mask)
             client.given &= ~opened.run.mask
+            client.owed &= ~opened.run.mask
             client.served -= opened.bytes
         elif not opened.used:
             client.served -= opened.bytes
@@ -330,7 +362,7 @@ class Granting:
 
     def _burden(self, client: _Client) -> int:
         """Pieces that he was given and nobody else has: sent once, and announced by himself."""
-        return (client.given & client.file.counts.at_most(2)).bit_count()
+        return (client.owed & client.file.counts.at_most(2)).bit_count()
 
     def _may(self, client: _Client, alone: bool) -> bool:
         most = ALONE if alone else 1 if self._slow(client) else MOST_EACH
@@ -341,13 +373,20 @@ class Granting:
         return bool(client.lacks) or (alone and client.file.complete and not client.once)
 
     def _slow(self, client: _Client) -> bool:
-        return bool(client.rate) and client.rate * SLOW < self.rate
+        return client.stuck or (bool(client.rate) and client.rate * SLOW < self._best)
+
+    def _hangs(self, opened: _Open, now: float) -> bool:
+        took = now - opened.began if opened.began is not None else 0.0
+        return took > STUCK and (not self._best or took * self._best >= opened.bytes * SLOW)
 
     def _room(self, now: float) -> bool:
         """Whether more has to be granted, lest the link idle."""
         count, ahead = 0, 0
         for opened in self._open.values():
-            if not self._slow(opened.client) and (opened.used or now - opened.at < FORGOTTEN):
+            client = opened.client
+            if not opened.used and now - opened.at > DAWDLES:
+                client.dawdles = True
+            if not self._slow(client) and (opened.used or not client.dawdles):
                 count += 1
                 ahead += opened.bytes
         return count < LEAST or ahead < self.rate * (self._turnaround + AHEAD)
@@ -368,6 +407,7 @@ class Granting:
         if run is not None:
             stock.counts.add(run.mask)
             client.given |= run.mask
+            client.owed |= run.mask
             opened.bytes = limit = len(run) * stock.piece_size
         client.served += opened.bytes
         client.open[grant] = self._open[grant] = opened
@@ -379,12 +419,14 @@ class Granting:
         # Nobody is given at once what would be half of his share of them.
         wanting = sum(1 for each in stock.clients.values() if each.want)
         pieces = max(1, min(pieces, rarest.bit_count() // (2 * max(wanting, 1))))
-        behind = rarest >> stock.place
-        first = stock.place + lowest(behind) if behind else lowest(rarest)
+        behind = rarest >> client.place
+        first = client.place + lowest(behind) if behind else lowest(rarest)
         return forward(rarest, first, pieces)
 
     def _send_next(self, alone: bool, now: float) -> None:
         """In the order in which they were named, few at once: each is through the sooner."""
+        for opened in self._sending:
+            opened.client.stuck |= self._hangs(opened, now)
         while self._waiting:
             busy = sum(1 for opened in self._sending if not self._slow(opened.client))
             if not alone and busy >= SLOTS:

@@ -100,23 +100,26 @@ class Picker:
             self._rarity.remove(source.have)
         self._share_out()
 
-    def source_has(self, key: SourceKey, mask: int) -> None:
-        """A partial source announces further pieces. IndexError for one out of range."""
+    def source_has(self, key: SourceKey, mask: int) -> int:
+        """A partial source announces further pieces; gives those that are new. IndexError for one out of
+        range.
+        """  # fmt: skip
         source = self._sources[key]
         if mask >> self._count:
             raise IndexError(f"piece {highest(mask)} of {self._count}")
         new = mask & ~source.have
         if not new:
-            return
+            return 0
         source.have |= new
         self._rarity.add(new)
         if source.have == self._everything:
             source.complete = True
             self._share_out()
+        return new
 
-    def could_help(self, key: SourceKey) -> bool:
-        """True where the source has a piece that is missing and not asked for."""
-        return bool(self._wanted & self._sources[key].have)
+    def could_help(self, key: SourceKey, among: int = -1) -> bool:
+        """True where the source has a piece (of ``among``) that is missing and not asked for."""
+        return bool(self._wanted & self._sources[key].have & among)
 
     def take(self, key: SourceKey, limit: int) -> Run | None:
         """Up to ``limit`` neighbouring pieces for this source, now asked for; None: nothing to ask."""
@@ -131,12 +134,16 @@ class Picker:
         self._wanted &= ~run.mask
         return run
 
-    def take_named(self, run: Run) -> Run | None:
-        """The first pieces of ``run`` that are wanted and neighbours, now asked for; None: there are none."""
-        wanted = self._wanted & run.mask
+    def take_named(self, key: SourceKey, run: Run, limit: int) -> Run | None:
+        """Of ``run``, which this source says that it has, up to ``limit`` pieces that are wanted and
+        neighbours, now asked for; None: there are none.
+        """  # fmt: skip
+        told = run.mask & self._everything
+        self.source_has(key, told)
+        wanted = self._wanted & told
         if not wanted:
             return None
-        taken = forward(wanted, lowest(wanted), len(run))
+        taken = forward(wanted, lowest(wanted), limit)
         self._wanted &= ~taken.mask
         return taken
 

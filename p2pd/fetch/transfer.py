@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import attrs
-
+from p2pd.fetch.endgame import gain, seconds_to_come
 from p2pd.fetch.picker import Picker, Run, SourceKey
+from p2pd.fetch.sources import Failures, Get, Source
 from p2pd.pieces import Bitfield, piece_length, run_mask
 
 TICK = 0.25
@@ -31,13 +31,13 @@ RUN_SECONDS = 0.1
 """Later a run is about this long, so that little is lost with a source."""
 MAX_RUN = 64 * 1024 * 1024
 """Bytes asked for at once at most (or one piece), however much is granted."""
+NAMED_SECONDS = 1.0
+LEAST_NAMED = 1024 * 1024
+"""What a source names itself is taken from it up to what it sends in so many seconds, or so many bytes:
+it names little where it is honest, and is not to have all that is missing asked of it where it is not."""
 MAX_DUPLICATE = 16 * 1024 * 1024
 """Pieces up to this long are asked of a second source in the endgame, and wait in memory; longer
 ones are taken away from the slow source."""
-PATIENCE = 1.0
-"""Seconds of silence after which a source's rate no longer counts in the endgame."""
-ENDGAME_GAIN = 1.5
-"""The second source must be expected to be done this many times sooner."""
 
 
 class Driver(Protocol):
@@ -61,52 +61,6 @@ class Driver(Protocol):
         """A source that is used with care sent a right piece: it is used as any other from now on."""
 
 
-@attrs.define(eq=False)
-class _Get:
-    grant: int
-    run: Run
-    left: int  # bytes
-    pending: set[int]
-    duplicate: bool
-    asked: float
-
-
-@attrs.define(eq=False)
-class Source:
-    """What is known of a source; ``bytes`` are verified ones, ``rate`` is bytes per second, smoothed."""
-
-    key: SourceKey
-    gets: dict[int, _Get] = attrs.Factory(dict)
-    bytes: int = 0
-    rate: float = 0.0
-    heard: float = 0.0
-    idle: bool = True  # it has no `want` of ours
-    stalled: bool = False
-    spare: bool = False  # others pass on what it gave them: it is to give each piece once
-    sparing: bool = False  # it was told so
-    careful: bool = False  # it sent something wrong before: one piece at a time
-    proved: bool = False  # a piece of its was right
-    writing: int = 0  # right pieces of its that are not yet written
-    _window: int = 0
-    _window_start: float = 0.0
-
-    def measure(self, count: int, now: float) -> None:
-        """Count received bytes into the rate (mean of about the last second)."""
-        self._window += count
-        span = now - self._window_start
-        if span >= 0.05:
-            sample = self._window / span
-            weight = min(1.0, span)
-            self.rate = sample if not self.rate else self.rate + (sample - self.rate) * max(weight, 0.2)
-            self._window = 0
-            self._window_start = now
-
-    def restart_window(self, now: float) -> None:
-        """The source was idle: do not count the pause."""
-        self._window = 0
-        self._window_start = now
-
-
 class Transfer:
     """The pieces of one file, from all sources at once, each piece whole from one of them.
 
@@ -119,8 +73,11 @@ class Transfer:
         self._driver = driver
         self._picker = Picker(held, seed)
         self.sources: dict[SourceKey, Source] = {}
-        self._asked: dict[int, list[tuple[Source, _Get]]] = {}
+        self._asked: dict[int, list[tuple[Source, Get]]] = {}
         self._writing: dict[int, Source] = {}
+        self._since: dict[int, float] = {}
+        """When pieces that have not come were asked for first, of whomever."""
+        self._failures = Failures()
         self.paused = False
         self._news = 0.0
         """When a source that is not to be spared sent or announced something, or came."""
@@ -161,7 +118,8 @@ class Transfer:
         return sum(
             1
             for source in self.sources.values()
-            if not source.stalled and (source.gets or not missing or self._picker.have(source.key) & missing)
+            if not (source.stalled or source.resting)
+            and (source.gets or not missing or self._picker.have(source.key) & missing)
         )
 
     # Sources come and go
@@ -176,7 +134,9 @@ class Transfer:
         ``spare``: as long as others send, it is to give only what nobody was given yet.
         """
         self._picker.add_source(key, order, have)
-        self.sources[key] = Source(key, heard=now, careful=careful, spare=spare)
+        source = Source(key, order, heard=now, careful=careful, spare=spare)
+        source.resting = now < self._failures.rests_until(order)
+        self.sources[key] = source
         self._news = now
         self._wake(now)
 
@@ -186,6 +146,8 @@ class Transfer:
         if source is None:
             return
         self._picker.remove_source(key)
+        if source.gets:
+            self._failures.failed(source.order, now)
         for get in list(source.gets.values()):
             self._release(source, get)
         self._wake(now)
@@ -194,8 +156,8 @@ class Transfer:
         """A partial source announces further pieces. IndexError for one out of range."""
         source = self.sources.get(key)
         if source is not None:
-            self._picker.source_has(key, mask)
-            self._heard_of(source, now)
+            if self._picker.source_has(key, mask):
+                self._heard_of(source, now)
             self._wake_one(source, now)
 
     def pause(self) -> None:
@@ -205,7 +167,8 @@ class Transfer:
             for get in list(source.gets.values()):
                 self._driver.cancel(source.key, get.grant)
                 self._release(source, get)
-            if not source.idle:
+            if not source.idle or source.stalled:
+                # Of one that hangs the `want` of before still stands.
                 source.idle, source.stalled = True, False
                 self._driver.want(source.key, 0, 0, False)
 
@@ -223,28 +186,36 @@ class Transfer:
         was about certain pieces, the source is told `want` again when there is.
         """
         source = self.sources.get(key)
-        if source is not None and source.stalled:
-            source.stalled = source.idle = False  # it speaks again, and its `want` still stands there
-        if source is None or self.paused or self.done:
+        if source is None or self.done:
             return False
+        if self.paused or source.resting:
+            source.idle = True
+            return False
+        if source.stalled:
+            source.stalled = source.idle = False  # it speaks again, and its `want` still stands there
         if (source.careful and source.gets) or len(source.gets) >= MOST_GETS:
             source.idle = True
             return False
         if named is None:
             run = self._picker.take(key, self._run_length(source, limit))
         else:
-            run = self._picker.take_named(named)
+            run = self._picker.take_named(key, named, self._named_length(source, limit))
         duplicate = False
         if run is None:
-            piece = self._slowest_piece(source, now)
-            if piece is None or self._length(piece) > limit or (named is not None and piece not in named):
-                source.idle = source.idle or named is None
+            among = named.mask if named is not None else -1
+            piece = self._slowest_piece(source, now, among, limit)
+            if piece is None:
+                if named is None:
+                    source.idle = True
+                else:
+                    source.spurned |= named.mask & run_mask(0, self.held.count)
                 return False
             if self._length(piece) > MAX_DUPLICATE:
                 # Too long to wait in memory for a second copy: it is taken from the slow one.
                 self._take_away(piece)
                 run = self._picker.take(key, 1)
             else:
+                self._make_room(piece, now)
                 run, duplicate = Run(piece, piece + 1), True
         if run is None:
             return False
@@ -253,10 +224,11 @@ class Transfer:
             source.restart_window(now)
         length = sum(self._length(piece) for piece in (run.first, run.end - 1)[: len(run)])
         length += max(0, len(run) - 2) * self._piece_size
-        get = _Get(grant, run, length, set(range(run.first, run.end)), duplicate, now)
+        get = Get(grant, run, length, set(range(run.first, run.end)), duplicate, now)
         source.gets[grant] = get
         for piece in get.pending:
             self._asked.setdefault(piece, []).append((source, get))
+            self._since.setdefault(piece, now)
         self._driver.get(key, grant, run, duplicate)
         return True
 
@@ -291,13 +263,18 @@ class Transfer:
             return False
         get.pending.discard(piece)
         self._forget(piece, source, get)
+        self._since.pop(piece, None)
+        self._failures.served(source.order)
         new = piece not in self.held and piece not in self._writing
         if new:
             self._writing[piece] = source
             source.writing += 1
-        self._take_away(piece)  # endgame: whoever was second is told to stop
+        if piece in self._asked:
+            self._take_away(piece)  # endgame: whoever was second is told to stop
+            self._wake(now)
         if not get.pending:
             del source.gets[grant]
+            self._wake_one(source, now)
         if source.careful:
             source.careful = False
             self._driver.trust(key)
@@ -323,9 +300,10 @@ class Transfer:
         self._picker.give_back(piece)
         self._wake(now)
 
-    def unread(self, now: float) -> None:
-        """Nothing was read from anybody until now, for reasons of our own: nobody was silent."""
-        for source in self.sources.values():
+    def unread(self, key: SourceKey, now: float) -> None:
+        """Nothing was read from that source until now, for reasons of our own: it was not silent."""
+        source = self.sources.get(key)
+        if source is not None:
             source.heard = now
 
     def ended(self, key: SourceKey, grant: int, now: float) -> None:
@@ -336,7 +314,10 @@ class Transfer:
         source.stalled = False
         get = source.gets.get(grant)
         if get is not None:
+            # Not what was cancelled here: it does not want to serve it.
+            source.rate = 0.0
             self._release(source, get)
+            self._failed(source, now)
         self._wake(now)
 
     def _heard_of(self, source: Source, now: float) -> None:
@@ -352,13 +333,16 @@ class Transfer:
             if source.sparing != (source.spare and self._passed_on) and not source.idle:
                 self._want(source, self._wanted(source))
         for source in list(self.sources.values()):
-            if source.gets and not source.stalled and now - source.heard > STALL:
+            if source.resting:
+                source.resting = now < self._failures.rests_until(source.order)
+            elif source.gets and not source.stalled and now - source.heard > STALL:
                 source.stalled = True
                 source.rate = 0.0
                 source.idle = True
                 for get in list(source.gets.values()):
                     self._driver.cancel(source.key, get.grant)
                     self._release(source, get)
+                self._failed(source, now)
             elif (
                 not source.idle
                 and not source.gets
@@ -373,6 +357,16 @@ class Transfer:
 
     # Inside
 
+    def _failed(self, source: Source, now: float) -> None:
+        self._failures.failed(source.order, now)
+        if now < self._failures.rests_until(source.order):
+            source.resting = True
+            for get in list(source.gets.values()):
+                self._driver.cancel(source.key, get.grant)
+                self._release(source, get)
+            source.idle, source.stalled = True, False
+            self._driver.want(source.key, 0, 0, False)
+
     def _take_away(self, piece: int) -> None:
         for other, get in list(self._asked.get(piece, ())):
             self._driver.cancel(other.key, get.grant)
@@ -382,7 +376,7 @@ class Transfer:
         """Grants to keep open: a source that has not shown its rate gets one long piece, not several."""
         return GRANTS if not source.careful and (source.rate or self._piece_size <= LONG_PIECE) else 1
 
-    def _release(self, source: Source, get: _Get) -> None:
+    def _release(self, source: Source, get: Get) -> None:
         source.gets.pop(get.grant, None)
         for piece in get.pending:
             self._forget(piece, source, get)
@@ -390,7 +384,7 @@ class Transfer:
                 self._picker.give_back(piece)
         get.pending.clear()
 
-    def _forget(self, piece: int, source: Source, get: _Get) -> None:
+    def _forget(self, piece: int, source: Source, get: Get) -> None:
         entries = [entry for entry in self._asked.get(piece, ()) if entry[1] is not get]
         if entries:
             self._asked[piece] = entries
@@ -398,7 +392,7 @@ class Transfer:
             self._asked.pop(piece, None)
 
     def _want(self, source: Source, count: int) -> None:
-        source.sparing = source.spare and self._passed_on
+        source.sparing, source.spurned = source.spare and self._passed_on, 0
         self._driver.want(source.key, count, self._picker.place(source.key), source.sparing)
 
     def _wake(self, now: float) -> None:
@@ -407,15 +401,22 @@ class Transfer:
             self._wake_one(source, now)
 
     def _wake_one(self, source: Source, now: float) -> None:
-        if not source.idle or source.stalled or self.paused or self.done:
+        if source.stalled or source.resting or self.paused or self.done:
             return
-        if len(source.gets) >= MOST_GETS or (source.careful and source.gets):
+        # Of one that names pieces itself, those that were declined: something may have become of them.
+        among = -1 if source.idle else source.spurned
+        if not among or len(source.gets) >= MOST_GETS or (source.careful and source.gets):
             return
-        if self._picker.could_help(source.key) or self._slowest_piece(source, now) is not None:
+        if self._picker.could_help(source.key, among) or self._slowest_piece(source, now, among) is not None:
             source.idle = False
             if not source.gets:
                 source.heard = now
             self._want(source, self._wanted(source))
+
+    def _named_length(self, source: Source, limit: int) -> int:
+        """How many of the pieces that it names are taken from a source at once."""
+        most = max(LEAST_NAMED, int(source.rate * NAMED_SECONDS))
+        return 1 if source.careful else max(1, min(most, limit, MAX_RUN) // self._piece_size)
 
     def _run_length(self, source: Source, limit: int) -> int:
         """How many pieces to ask for at once."""
@@ -427,24 +428,30 @@ class Transfer:
             wanted = min(wanted, fair)
         return max(1, min(wanted, limit, MAX_RUN) // self._piece_size)
 
-    def _slowest_piece(self, source: Source, now: float) -> int | None:
-        """Endgame: the piece on which ``source`` would beat the one who has been asked, by most."""
+    def _slowest_piece(
+        self, source: Source, now: float, among: int = -1, limit: int | None = None
+    ) -> int | None:
+        """Endgame: the piece of ``among``, of up to ``limit`` bytes, on which ``source`` would beat those
+        who have been asked, by most.
+        """  # fmt: skip
         if self._picker.missing:
             return None
         best: tuple[float, int] | None = None
         for piece, entries in self._asked.items():
-            if len(entries) != 1 or entries[0][0] is source or not self._picker.has(source.key, piece):
-                continue
             length = self._length(piece)
-            other, get = entries[0]
-            mine = length / source.rate if source.rate else STALL
-            silence = now - max(other.heard, get.asked)
-            if silence > PATIENCE:
-                theirs = STALL + silence  # the rate measured before says nothing any more
-            elif other.rate:
-                theirs = get.left / other.rate
-            else:
+            if not among >> piece & 1 or (limit is not None and length > limit):
                 continue
-            if theirs > ENDGAME_GAIN * max(mine, TICK) and (best is None or theirs > best[0]):
+            if any(other is source for other, _ in entries) or not self._picker.has(source.key, piece):
+                continue
+            theirs = gain(source, length, entries, now - self._since[piece], now)
+            if theirs and (best is None or theirs > best[0]):
                 best = (theirs, piece)
         return best[1] if best is not None else None
+
+    def _make_room(self, piece: int, now: float) -> None:
+        """Two at once are enough for a piece: the slower of two is put aside for a third."""
+        entries = self._asked[piece]
+        if len(entries) > 1:
+            other, get = max(entries, key=lambda entry: seconds_to_come(entry[0], entry[1], now) or 0.0)
+            self._driver.cancel(other.key, get.grant)
+            self._release(other, get)

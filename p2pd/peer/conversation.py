@@ -25,6 +25,7 @@ from p2pd.net.fast import FileSlice, made
 from p2pd.net.pace import PAUSE, Pace
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.host import Host, Other
+from p2pd.peer.weighing import weight
 from p2pd.pieces import MAX_PIECES, parse_mask
 from p2pd.text import escape
 from p2pd.wire import messages as m
@@ -126,7 +127,7 @@ class Conversation(protocol.Protocol):
                 self._count(len(event.data))
                 self.fetching.body(event)
                 continue
-            if not self._pace.take(self._decoder.line_length):
+            if not self._pace.take(weight(event, self._decoder.line_length)):
                 self.hold("pace")
                 self._host.later(PAUSE, lambda: self.release("pace"))
             if isinstance(event, UnknownVerb):
@@ -165,6 +166,8 @@ class Conversation(protocol.Protocol):
 
     def _on_have_piece(self, told: m.HavePiece) -> None:
         file_id = FileId(told.file)
+        if not (self.serving.hears(file_id) or self.fetching.hears(file_id)):
+            return
         try:
             mask = parse_mask(told.pieces, MAX_PIECES)
             self.serving.has(file_id, mask)
@@ -255,6 +258,11 @@ class Conversation(protocol.Protocol):
     def stopProducing(self) -> None:
         """The transport is gone."""
 
+    @property
+    def unread(self) -> bool:
+        """Part of :class:`~p2pd.peer.fetching.Link`: our limit, or our disk."""
+        return not self._held.isdisjoint(("limit", "disk"))
+
     def hold(self, why: str) -> None:
         """Read nothing more until released."""
         if not self._held and not self.lost and not self._half_closed:
@@ -325,6 +333,7 @@ class Conversation(protocol.Protocol):
     def _linger(self) -> None:
         """Close, but let the other side read why: what it still sends must not make that a reset."""
         self._busy_at = self._host.now()
+        self.serving.stop_granting()
         self._lingering = True
         self.transport.loseWriteConnection()
         if self._half_closed:
@@ -335,6 +344,7 @@ class Conversation(protocol.Protocol):
     def _lose(self) -> None:
         if not self.lost:
             self._busy_at = self._host.now()
+            self.serving.stop_granting()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 

@@ -122,7 +122,7 @@ class Download:
         self._intake = Intake(
             self, name=self.job.name, manifest=manifest, held=held, file=file,
             now=house.now, activity=house.activity, pool=house.pool, writer=house.writer,
-            stock=house.stock, down=house.down, target=self.job.target,
+            stock=house.stock, target=self.job.target,
             seed=f"{house.label} {manifest.file_id}",
         )  # fmt: skip
         self._keeper.loaded(len(held))

@@ -69,6 +69,10 @@ class Link(Protocol):
     def name(self) -> str:
         """The other's name, safe to print."""
 
+    @property
+    def unread(self) -> bool:
+        """True while we do not read what the other side sends, for reasons that are not its own."""
+
     def send(self, message: m.Message, body: bytes = b"") -> None:
         """Send a message and its body."""
 
@@ -196,6 +200,10 @@ class Fetching:
             for row in rows
             if is_dialable(row.host) and (own or not is_loopback(row.host))
         ]
+
+    def hears(self, file_id: FileId) -> bool:
+        """True where it matters here which pieces of that file the other side has."""
+        return file_id in self._takers or any(each.file_id == file_id for each in self._asked.values())
 
     def has(self, file_id: FileId, mask: int) -> None:
         """The other side announces pieces. IndexError for one out of range."""

@@ -13,9 +13,9 @@ from twisted.logger import Logger
 
 from p2pd.errors import StorageError
 from p2pd.fetch.picker import Run, SourceKey
-from p2pd.fetch.transfer import Source, Transfer
+from p2pd.fetch.sources import Source
+from p2pd.fetch.transfer import Transfer
 from p2pd.model import FileId, Manifest, PeerId, PeerInfo
-from p2pd.net.limits import Limit
 from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.receiving import BufferPool, RangeSink
@@ -68,7 +68,6 @@ class Intake:
         pool: BufferPool,
         writer: Writer,
         stock: Stock,
-        down: Limit,
         target: str,
         seed: str,
     ) -> None:
@@ -83,7 +82,6 @@ class Intake:
         self._writer = writer
         self.transfer = Transfer(manifest.size, manifest.piece_size, held, self, seed=seed)
         self._stock = stock
-        self._down = down
         self.part = Part(target, manifest, held, lambda: self.file.fd)
         stock.begin(self.part)
         self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
@@ -270,8 +268,9 @@ class Intake:
 
     def tick(self, now: float) -> None:
         """Look at what is due."""
-        if self._writer.full or (self._down.rate is not None and self._down.exceeded()):
-            self.transfer.unread(now)
+        for key, (source, _) in self._reached.items():
+            if source.link.unread:
+                self.transfer.unread(key, now)
         self.transfer.tick(now)
 
     def close(self, *, done: bool = False) -> None:

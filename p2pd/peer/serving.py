@@ -114,6 +114,10 @@ class Serving:
         """True where the other side was told of a part of that file, and its `req` stands."""
         return self.answers.told(file_id)
 
+    def hears(self, file_id: FileId) -> bool:
+        """True where it matters here which pieces of that file the other side has."""
+        return self._shop.granting.knows(file_id)
+
     def has(self, file_id: FileId, mask: int) -> None:
         """The other side announces pieces (see :func:`p2pd.pieces.mask_of`). IndexError out of range."""
         self._shop.granting.has(self, file_id, mask, self._shop.now())
@@ -406,6 +410,10 @@ class Serving:
             idle = not upload.busy and (upload.copy.held is None or not upload.want)
             if idle and now - upload.last > KEEP_OPEN:
                 self._close(upload, done=True)
+
+    def stop_granting(self) -> None:
+        """Nothing more is sent, though the connection is still there: others get their turn."""
+        self._shop.granting.left(self, self._shop.now())
 
     def end(self) -> None:
         """The conversation is over."""

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pd.fetch.picker import Picker, Run, SourceKey
-from p2pd.fetch.transfer import GRANTS, MOST_GETS, STALL, Source, Transfer
+from p2pd.fetch.sources import Source
+from p2pd.fetch.transfer import GRANTS, MOST_GETS, STALL, Transfer
 from p2pd.pieces import Bitfield
 
 PIECE = 100
@@ -45,6 +46,7 @@ class Wire:
     def cancel(self, source: SourceKey, grant: int) -> None:
         self.cancelled.append((source, grant))
         self.gets.pop((source, grant), None)
+        self.duplicates.discard((source, grant))
 
     def blame(self, source: SourceKey, piece: int) -> None:
         self.blamed.append(source)
@@ -52,9 +54,11 @@ class Wire:
     def trust(self, source: SourceKey) -> None:
         self.trusted.append(source)
 
-    def grant(self, transfer: Transfer, source: SourceKey, now: float, limit: int = LIMIT) -> Run | None:
+    def grant(
+        self, transfer: Transfer, source: SourceKey, now: float, limit: int = LIMIT, named: Run | None = None
+    ) -> Run | None:
         self._grant += 1
-        if not transfer.granted(source, self._grant, limit, now):
+        if not transfer.granted(source, self._grant, limit, now, named) and named is None:
             self.wants[source] = 0
         return self.gets.get((source, self._grant))
 
@@ -69,6 +73,15 @@ class Wire:
                         transfer.piece_written(piece)
                 return True
         return False
+
+
+class StrictWire(Wire):
+    """One whose ``gets`` are at every moment those that are live, and that looks at each new one."""
+
+    def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
+        others = [key for key, other in self.gets.items() if set(other) & set(run)]
+        assert len(others) == duplicate, "asking elsewhere cancels first, and two at once are enough"
+        super().get(source, grant, run, duplicate)
 
 
 def make(pieces: int, held: str = "", **more: str) -> tuple[Transfer, Wire]:
@@ -220,8 +233,6 @@ class World:
     def check(self) -> None:
         live: dict[int, int] = {}
         for (source, grant), run in self.wire.gets.items():
-            if source not in self.transfer.sources:
-                continue
             have = self.haves[str(source)]
             for piece in run:
                 assert have is None or piece in have, "asked for what it lacks"
@@ -250,7 +261,7 @@ class World:
 @given(st.data())
 def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 40))
-    wire = Wire()
+    wire = StrictWire()
     seed = data.draw(st.sampled_from(["", "me"]))
     transfer = Transfer(
         count * PIECE - data.draw(st.integers(0, PIECE - 1)), PIECE, Bitfield(count), wire, seed=seed
@@ -268,6 +279,7 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
         transfer.add_source(name, name, have, world.now)
 
     def lose(name: str) -> None:
+        wire.wants.pop(name, None)
         for key in [key for key in wire.gets if key[0] == name]:
             del wire.gets[key]
         transfer.remove_source(name, world.now)
@@ -279,11 +291,44 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
             have.add(piece)
             transfer.source_has(name, 1 << piece, world.now)
 
+    def may(name: str) -> bool:
+        """Whether it can be used at all: not one that failed too often, nor one that has enough to do."""
+        source = transfer.sources[name]
+        return not (transfer.paused or source.resting or len(source.gets) >= MOST_GETS)
+
+    def missing(name: str) -> set[int]:
+        """What that source has, and nobody was asked for."""
+        have = world.haves[name]
+        asked = {piece for run in wire.gets.values() for piece in run}
+        writing = {piece for piece, _ in world.writing}
+        return {
+            piece for piece in range(count) if (have is None or piece in have) and piece not in transfer.held
+        } - (asked | writing)
+
     def grant(name: str) -> None:
         if name in transfer.sources and wire.wants.get(name):
-            could = transfer._picker.could_help(name)
+            could = may(name) and missing(name)
             run = wire.grant(transfer, name, world.now, data.draw(st.integers(PIECE, 20 * PIECE)))
             assert run is not None or not could, "declined a grant that could help"
+
+    def named(name: str) -> None:
+        have = world.haves.get(name)
+        if name in transfer.sources and wire.wants.get(name):
+            first = data.draw(st.integers(0, count - 1))
+            run = Run(first, data.draw(st.integers(first + 1, count)))
+            if have is not None:
+                have.update(run.mask)  # who names pieces says that it has them
+            could = may(name) and missing(name) & set(run)
+            got = wire.grant(transfer, name, world.now, LIMIT, run)
+            assert got is not None or not could, "declined a grant that could help"
+            assert got is None or set(got) <= set(run)
+
+    def pause(name: str) -> None:
+        transfer.pause()
+        assert not wire.gets
+
+    def resume(name: str) -> None:
+        transfer.resume(world.now)
 
     def deliver(name: str) -> None:
         for source, number in list(wire.gets):
@@ -311,7 +356,9 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
     def wrong(name: str) -> None:
         for source, number in list(wire.gets):
             if source == name and len(wire.blamed) < 2:
-                run = wire.gets.pop((source, number))
+                run = wire.gets[source, number]
+                for key in [key for key in wire.gets if key[0] == name]:
+                    del wire.gets[key]
                 transfer.piece_arrived(name, number, run.first, False, world.now)
                 return
 
@@ -332,6 +379,9 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
         announce,
         grant,
         grant,
+        named,
+        pause,
+        resume,
         deliver,
         deliver,
         written,
@@ -345,6 +395,7 @@ def test_any_order_of_events_ends_with_every_piece_once(data: st.DataObject) -> 
         data.draw(st.sampled_from(moves))(data.draw(st.sampled_from(names)))
         world.check()
     # Whatever happened: one good complete source, and it ends.
+    resume("")
     for name in names:
         lose(name)
     world.haves["good"] = None
@@ -395,7 +446,7 @@ def test_a_disk_that_holds_reading_up_is_no_silence_of_the_sources() -> None:
     transfer.add_source("a", "a", None, 0.0)
     wire.grant(transfer, "a", 0.0)
     for second in range(1, 20):
-        transfer.unread(float(second))
+        transfer.unread("a", float(second))
         transfer.tick(float(second))
     assert not transfer.sources["a"].stalled
     transfer.tick(19.0 + STALL + 0.1)

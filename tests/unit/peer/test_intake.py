@@ -15,7 +15,6 @@ from twisted.internet.task import Clock
 
 from p2pd.errors import StorageError
 from p2pd.model import Manifest, PeerId, PeerInfo
-from p2pd.net.limits import Limit
 from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.intake import Intake
@@ -37,6 +36,7 @@ class Link:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.unread = False
         self.sent: list[m.Message] = []
 
     def send(self, message: m.Message, body: bytes = b"") -> None:
@@ -133,7 +133,7 @@ class House:
         self.intake = Intake(
             self, name="f", manifest=manifest, held=Bitfield(2), file=cast(Any, self.file),
             now=self.clock.seconds, activity=Activity(False), pool=BufferPool(), writer=self.writer,
-            stock=cast(Any, Shelf()), down=Limit(self.clock), target="f", seed="",
+            stock=cast(Any, Shelf()), target="f", seed="",
         )  # fmt: skip
 
     def source(self, letter: str) -> Source:
@@ -230,3 +230,16 @@ def test_a_piece_of_which_a_step_was_not_written_is_not_held(house: House) -> No
             house.written()
     assert house.intake.transfer.done
     assert house.file.content == house.content
+
+
+@pytest.mark.fault(66)
+def test_a_dead_source_is_found_while_another_is_not_read(house: House) -> None:
+    dead, slow = house.source("a"), house.source("b")
+    slow.link.unread = True
+    for source in (dead, slow):
+        source.grant(house.intake.file_id, 1)
+    for _ in range(24):
+        house.clock.advance(0.25)
+        house.intake.tick(house.clock.seconds())
+    assert m.Cancel(1) in dead.link.sent
+    assert m.Cancel(1) not in slow.link.sent

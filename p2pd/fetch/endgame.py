@@ -1,0 +1,43 @@
+"""Whether somebody else is to be asked for one of the last pieces, too. Pure."""
+
+from __future__ import annotations
+
+from p2pd.fetch.sources import Get, Source
+
+PATIENCE = 1.0
+"""Seconds of silence after which a source's rate no longer counts."""
+UNKNOWN = 5.0
+"""Seconds that a piece is taken to need from a source whose rate is not known."""
+GAIN = 1.5
+"""Who is asked besides must be expected to be done this many times sooner,"""
+LEAST = 0.25
+"""and is taken to need so many seconds at least."""
+
+
+def seconds_to_come(source: Source, get: Get, now: float) -> float | None:
+    """Seconds in which a piece of ``get`` can be expected; None: not to be said yet."""
+    silence = now - max(source.heard, get.asked)
+    if silence > PATIENCE:
+        return UNKNOWN + silence  # the rate measured before says nothing any more
+    return get.left / source.rate if source.rate else None
+
+
+def gain(source: Source, length: int, entries: list[tuple[Source, Get]], waited: float, now: float) -> float:
+    """The seconds in which a piece of ``length`` bytes can be expected from ``entries``, who have been
+    asked for it, where ``source`` would be so much sooner that it is to be asked too; else 0.
+
+    ``waited``: seconds since it was asked for first, of whomever: where those who were asked took the
+    request and did not serve it, nobody is waited for again.
+    """
+    if len(entries) > 1 and not (source.proved and source.rate):
+        return 0.0  # one of two is put aside only for somebody who is known to send
+    expected = [seconds_to_come(other, get, now) for other, get in entries]
+    known = [each for each in expected if each is not None]
+    if len(known) == len(expected):
+        theirs = min(known)
+    elif len(entries) == 1 and waited > PATIENCE:
+        theirs = UNKNOWN + waited
+    else:
+        return 0.0
+    mine = max(length / source.rate if source.rate else UNKNOWN, LEAST)
+    return theirs if theirs > GAIN * mine else 0.0

@@ -1,0 +1,138 @@
+"""The messages of a swarm, from somebody who says too much, too often, or something else than is so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pd.model import FileId, Manifest
+from p2pd.net.pace import AT_ONCE
+from p2pd.peer import conversation as conversation_module
+from p2pd.peer import serving as serving_module
+from p2pd.peer.weighing import LISTED, RECONSIDERED
+from p2pd.pieces import parse_mask
+from p2pd.share.index import Entry
+from p2pd.wire import messages as m
+from p2pd.wire.codec import encode
+from tests.rig.quiet import EmptyIndex, Quiet
+
+FILE, OTHER_FILE = FileId("ab" * 32), FileId("cd" * 32)
+COUNT = 16 * 1024
+PIECE = 1024
+
+
+class Shared(EmptyIndex):
+    """Of a share whose files are all the same pieces of zeros."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(COUNT * PIECE))
+        self._path = path
+
+    def offered(self, file_id: str) -> Any:
+        return Entry
+
+    def open(self, file_id: FileId) -> tuple[int, Manifest, None]:
+        return os.open(self._path, os.O_RDONLY), Manifest(COUNT * PIECE, PIECE, bytes(32 * COUNT)), None
+
+    def still(self, *_: object) -> bool:
+        return True
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[Quiet]:
+    quiet = Quiet().introduce()
+    quiet.index = Shared(tmp_path / "f")
+    quiet.heard()
+    yield quiet
+    quiet.end()
+
+
+def every_other(count: int) -> str:
+    """As many pieces as a message takes, no two of them neighbours."""
+    text = ",".join(str(piece) for piece in range(0, count, 2))
+    return text[: m.MAX_PIECES_TEXT].rpartition(",")[0]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lists of pieces that were read."""
+    texts: list[str] = []
+
+    def parse(text: str, count: int) -> int:
+        texts.append(text)
+        return parse_mask(text, count)
+
+    monkeypatch.setattr(conversation_module, "parse_mask", parse)
+    return texts
+
+
+@pytest.mark.fault(9)
+def test_long_lists_of_pieces_are_read_slowly(sharing: Quiet, parsed: list[str]) -> None:
+    sharing.say(encode(m.Want(FILE, 1)))
+    line = encode(m.HavePiece(FILE, every_other(COUNT)))
+    sharing.say(line * 100)
+    assert 0 < len(parsed) <= AT_ONCE // (len(line) * LISTED // 1024) + 1
+    assert not sharing.wire.reading
+    while not sharing.wire.reading:
+        sharing.clock.advance(0.05)
+    assert len(parsed) == 100
+
+
+@pytest.mark.fault(9)
+def test_lists_of_files_that_nobody_here_cares_for_are_not_read(sharing: Quiet, parsed: list[str]) -> None:
+    sharing.say(encode(m.HavePiece(FILE, "0-3")))
+    sharing.say(encode(m.Want(FILE, 1)))
+    sharing.say(encode(m.HavePiece(OTHER_FILE, "0-3")))
+    assert parsed == []
+    sharing.say(encode(m.HavePiece(FILE, "0-3")))
+    assert parsed == ["0-3"]
+    assert not sharing.conversation.ended
+
+
+@pytest.mark.fault(20)
+def test_pieces_that_a_file_does_not_have_are_an_error(sharing: Quiet) -> None:
+    sharing.say(encode(m.Want(FILE, 1)))
+    sharing.heard()
+    sharing.say(encode(m.HavePiece(FILE, f"{COUNT}")))
+    (error,) = sharing.heard()
+    assert isinstance(error, m.Error)
+    assert error.message.startswith("have piece: pieces:")
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(
+    "message", [m.Want(FILE, 3), m.Decline(77), m.Cancel(77)], ids=lambda message: str(message.VERB)
+)
+def test_what_has_everybody_looked_at_anew_is_read_slowly(sharing: Quiet, message: m.Message) -> None:
+    sharing.say(encode(message) * AT_ONCE)
+    assert not sharing.wire.reading
+    turns = 0
+    while not sharing.wire.reading:
+        sharing.clock.advance(0.05)
+        turns += 1
+    assert turns >= (RECONSIDERED - 1) * AT_ONCE // 500
+
+
+def test_who_is_being_closed_keeps_no_place(sharing: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    sharing.say(encode(m.Want(FILE, 2)) + encode(m.Get(1, 0, PIECE)) + encode(m.Get(2, PIECE, PIECE)))
+    assert sharing.conversation.serving.next_slice() is not None
+    assert sharing.granting.knows(FILE)
+    sharing.say(b"nonsense\n")
+    assert not sharing.over, "the other side may still read why"
+    assert not sharing.granting.knows(FILE), "and others get their turn"
+    assert sharing.conversation.next_slice() is None
+
+
+def test_only_our_own_limits_are_no_silence_of_the_other_side() -> None:
+    quiet = Quiet().introduce()
+    for why, excused in (("limit", True), ("disk", True), ("pace", False), ("unsent", False)):
+        quiet.conversation.hold(why)
+        assert quiet.conversation.unread == excused, why
+        quiet.conversation.release(why)
+        assert not quiet.conversation.unread
+    quiet.end()
