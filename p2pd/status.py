@@ -14,6 +14,9 @@ Direction = Literal["in", "out"]
 State = Literal["waiting", "hashing", "running", "paused", "verifying", "done", "failed", "cancelled"]
 Role = Literal["peer", "manager"]
 ManagerLink = Literal["connected", "connecting", "none"]
+Cause = Literal["own_link", "sources", "disk", "owner", "unknown"]
+"""What a transfer waits for: this machine's link (or processor), those of its sources, the disk that is
+written to, the owner, who alone has what is still missing; or that cannot be told."""
 
 Json = dict[str, Any]
 
@@ -44,6 +47,73 @@ class Banned:
 
 
 @attrs.frozen
+class HeldUp:
+    """For how many seconds a transfer waited for what."""
+
+    own_link: float = 0.0
+    sources: float = 0.0
+    disk: float = 0.0
+    owner: float = 0.0
+    unknown: float = 0.0
+
+    @property
+    def by(self) -> Cause | None:
+        """What it waited for longest; None where it did not wait."""
+        seconds: dict[Cause, float] = attrs.asdict(self)  # type: ignore[assignment]
+        cause = max(seconds, key=seconds.__getitem__)
+        return cause if seconds[cause] > 0 else None
+
+    def to_json(self) -> Json:
+        """The seconds, each under its name."""
+        return {name: round(seconds, 3) for name, seconds in attrs.asdict(self).items()}
+
+
+@attrs.frozen
+class Bound:
+    """How near a transfer of a swarm came to what its links could do: an estimate, by the best that was seen.
+
+    What came here, what the owner gave away and what everybody got, each divided by the highest rate
+    seen: the largest of the three, in seconds, is the bound, next to the ``took`` seconds it really was.
+    None: nothing was seen of that. ``peers``: how many wanted the file, this one included.
+    """
+
+    down: float | None
+    owner: float | None
+    all: float | None
+    took: float
+    peers: int
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Those that could be known."""
+        found = {"down": self.down, "owner": self.owner, "all": self.all}
+        return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+    def to_json(self) -> Json | None:
+        """``seconds``, ``took``, ``ratio``, ``peers``, ``terms``; None: nothing was seen."""
+        terms = self.terms
+        if not terms or max(terms.values()) <= 0:
+            return None
+        largest = max(terms.values())
+        return {
+            "seconds": round(largest, 3),
+            "took": round(self.took, 3),
+            "ratio": round(self.took / largest, 3),
+            "peers": self.peers,
+            "terms": {name: round(seconds, 3) for name, seconds in terms.items()},
+        }
+
+
+def why_slow(held_up: HeldUp | None, bound: Bound | None) -> Json:
+    """The keys ``held_up_by``, ``held_up`` and ``bound`` of a transfer; null: nothing can be said."""
+    return {
+        "held_up_by": held_up.by if held_up is not None else None,
+        "held_up": held_up.to_json() if held_up is not None else None,
+        "bound": bound.to_json() if bound is not None else None,
+    }
+
+
+@attrs.frozen
 class TransferStatus:
     """One transfer, coming (`in`) or going (`out`); ``size`` and ``file`` are None until known.
 
@@ -62,6 +132,8 @@ class TransferStatus:
     code: str | None = None
     message: str | None = None
     banned: tuple[Banned, ...] = ()
+    held_up: HeldUp | None = None
+    bound: Bound | None = None
 
     @property
     def eta(self) -> float | None:
@@ -71,7 +143,7 @@ class TransferStatus:
         return round(max(self.size - self.bytes, 0) / self.rate, 1)
 
     def to_json(self) -> Json:
-        """An object of ``transfers``; further keys: ``eta``, ``code``, ``message``, ``banned``."""
+        """An object of ``transfers``; also ``eta``, ``code``, ``message``, ``banned``, :func:`why_slow`."""
         return {
             "id": self.id,
             "name": self.name,
@@ -86,6 +158,7 @@ class TransferStatus:
             "code": self.code,
             "message": self.message,
             "banned": [each.to_json() for each in self.banned],
+            **why_slow(self.held_up, self.bound),
         }
 
 

@@ -121,6 +121,21 @@ class Picker:
         """True where the source has a piece (of ``among``) that is missing and not asked for."""
         return bool(self._wanted & self._sources[key].have & among)
 
+    def parts(self) -> Iterator[tuple[str, int]]:
+        """Who is still fetching: the ``order`` of each such source (its peer id), and its pieces."""
+        return ((source.order, source.have) for source in self._sources.values() if not source.complete)
+
+    @property
+    def shared(self) -> bool:
+        """True where others are still fetching too."""
+        return any(True for _ in self.parts())
+
+    @property
+    def scarce(self) -> bool:
+        """True where others are still fetching too, and what is wanted is with none of them."""
+        parts = [have for _, have in self.parts()]
+        return bool(parts and self._wanted) and not any(have & self._wanted for have in parts)
+
     def take(self, key: SourceKey, limit: int) -> Run | None:
         """Up to ``limit`` neighbouring pieces for this source, now asked for; None: nothing to ask."""
         source = self._sources[key]

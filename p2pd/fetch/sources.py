@@ -48,6 +48,7 @@ class Source:
     spurned: int = 0
     """Pieces for which it gave grants that were declined: it gives none before it is told `want` again."""
     resting: bool = False  # it failed too often: asked for nothing for a while
+    aside: bool = False  # asked for nothing for a moment, to see what the others do then
     _window: int = 0
     _window_start: float = 0.0
 

@@ -9,6 +9,7 @@ every :data:`TICK` seconds.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from p2pd.fetch.endgame import gain, seconds_to_come
@@ -122,6 +123,11 @@ class Transfer:
             and (source.gets or not missing or self._picker.have(source.key) & missing)
         )
 
+    @property
+    def picker(self) -> Picker:
+        """For those who look on: what is wanted, and who has it."""
+        return self._picker
+
     # Sources come and go
 
     def add_source(
@@ -177,6 +183,12 @@ class Transfer:
         self.paused = False
         self._wake(now)
 
+    def set_aside(self, keys: Collection[SourceKey], now: float) -> None:
+        """Ask nothing more of these, and the others again; what was asked for still comes."""
+        for source in self.sources.values():
+            source.aside = source.key in keys
+        self._wake(now)
+
     # Sources speak
 
     def granted(self, key: SourceKey, grant: int, limit: int, now: float, named: Run | None = None) -> bool:
@@ -188,7 +200,7 @@ class Transfer:
         source = self.sources.get(key)
         if source is None or self.done:
             return False
-        if self.paused or source.resting:
+        if self.paused or source.resting or source.aside:
             source.idle = True
             return False
         if source.stalled:
@@ -401,7 +413,7 @@ class Transfer:
             self._wake_one(source, now)
 
     def _wake_one(self, source: Source, now: float) -> None:
-        if source.stalled or source.resting or self.paused or self.done:
+        if source.stalled or source.resting or source.aside or self.paused or self.done:
             return
         # Of one that names pieces itself, those that were declined: something may have become of them.
         among = -1 if source.idle else source.spurned
