@@ -5,11 +5,14 @@ Names go in as :class:`rich.text.Text`, never as markup, and escaped before that
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +20,8 @@ from rich.text import Text
 from p2pd.cli.render import Column, Row, escape, rate, seconds, size
 
 _NAME_WIDTH = 28
+_ECHO = 3
+"""Cells kept free for the "^C" that a terminal echoes: it would begin a new line, and all be drawn twice."""
 _LEAST = 12
 """Cells that a column which can be cut short keeps at least."""
 
@@ -28,7 +33,33 @@ def draw_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     copied. A terminal too narrow even so wraps the lines itself, and then nothing folds.
     """
     console = Console(markup=False, emoji=False, highlight=False)
-    given = list(rows)
+    console.print(_laid_out(console, columns, list(rows)))
+
+
+class Screen:
+    """A table on standard output that is drawn anew, in place, whenever its rows change."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = columns
+        self._console = Console(markup=False, emoji=False, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="ellipsis")
+        self._live.start()
+
+    def draw(self, rows: Sequence[Row]) -> None:
+        """Show these."""
+        # the terminal may have another width by now
+        self._console.width = width = max(os.get_terminal_size(sys.stdout.fileno()).columns - _ECHO, 1)
+        drawn = _laid_out(self._console, self._columns, rows)
+        self._console.width = width  # what is too wide is cut: a line that wraps could not be drawn over
+        self._live.update(drawn, refresh=True)
+
+    def close(self) -> None:
+        """Leave what was drawn last on the screen."""
+        self._live.stop()
+
+
+def _laid_out(console: Console, columns: Sequence[Column], given: Sequence[Row]) -> Table:
+    """The table; makes ``console`` wider where that is too narrow."""
     cells = [(column, [column.cell(row) for row in given]) for column in columns]
     cells = [(column, texts) for column, texts in cells if any(texts) or not given]
     widths = [max(map(cell_len, (column.title, *texts))) for column, texts in cells]
@@ -61,7 +92,7 @@ def draw_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
         )
     for line in zip(*(texts for _, texts in cells), strict=True):
         drawn.add_row(*map(Text, line))
-    console.print(drawn)
+    return drawn
 
 
 def _share(room: int, wanted: Sequence[int]) -> list[int]:
@@ -90,8 +121,7 @@ class Bars:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        # room for the "^C" that a terminal echoes: it would begin a new line, and the bars be drawn twice
-        self._console.width = max(self._console.width - 3, 1)
+        self._console.width = max(self._console.width - _ECHO, 1)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),

@@ -84,6 +84,8 @@ def run(chosen: Options, words: list[str]) -> int:
     with chosen.connect() as daemon:
         if args.command == "req":
             return _req(chosen, daemon, words, args.file, args.no_wait)
+        if args.command == "transfers" and args.watch:
+            return _watch(chosen, daemon, words)
         if commands.COMMANDS[args.command].listing:
             return _list(chosen, daemon, words)
         return _simple(chosen, daemon, words)
@@ -144,7 +146,7 @@ def _req(chosen: Options, daemon: client.Connection, words: list[str], file: str
                 elif kind == "done":
                     reporter.event(event)
                     reporter.close()
-                    _print_received(event, transfer if no_wait else None)
+                    _print_received(event, transfer if no_wait else None, chosen.quiet)
                 else:
                     reporter.event(event)
     except KeyboardInterrupt:
@@ -157,13 +159,16 @@ def _req(chosen: Options, daemon: client.Connection, words: list[str], file: str
     return 0
 
 
-def _print_received(event: dict[str, Any], transfer: str | None) -> None:
+def _print_received(event: dict[str, Any], transfer: str | None, quiet: bool) -> None:
     from p2pd.cli import render
 
     if transfer is not None:
         print(f"started transfer {render.escape(transfer)}")
     else:
-        print(render.received(event))
+        print(render.received(event), flush=True)
+        why = render.why_slow(event)
+        if why is not None and not quiet:
+            print(why, file=sys.stderr)
 
 
 def _say_how_to_come_back(chosen: Options, file: str, transfer: str | None) -> None:
@@ -198,6 +203,28 @@ def _list(chosen: Options, daemon: client.Connection, words: list[str]) -> int:
         from p2pd.cli import render
 
         render.listing(words[0], rows)
+    return 0
+
+
+def _watch(chosen: Options, daemon: client.Connection, words: list[str]) -> int:
+    """Show every change until Ctrl-C, or until the daemon stops: that raises its P2PError."""
+    from p2pd.cli.progress import Watcher
+
+    watcher = None if chosen.json else Watcher(words[0])
+    try:
+        with daemon.interruptible():
+            for event in daemon.ask(words):
+                kind = event.pop("event", None)
+                if watcher is not None:
+                    watcher.event(str(kind), event, more=daemon.more)
+                elif kind == "item":
+                    _print_json(event)
+                    sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        if watcher is not None:
+            watcher.close()
     return 0
 
 

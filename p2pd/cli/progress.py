@@ -1,4 +1,7 @@
-"""How a `req` goes on, for people: on standard error, drawn on a terminal, a line now and then elsewhere."""
+"""What goes on, for people: drawn on a terminal, a line now and then elsewhere.
+
+A `req` on standard error, a listing that is watched on standard output.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from p2pd.cli.render import escape, rate, seconds, size
+from p2pd.cli.render import LISTINGS, escape, rate, seconds, size, table
 
 if TYPE_CHECKING:
-    from p2pd.cli.drawing import Bars
+    from p2pd.cli.drawing import Bars, Screen
 
 _STEP = 10
 """Percent between two plain lines."""
@@ -82,3 +85,46 @@ class Reporter:
         self._last = (done - done % _STEP, now)
         left = seconds((whole - got) / speed) if isinstance(speed, int | float) and speed > 0 else "-"
         self._say(f"{done:3}%  {size(got)} of {size(whole)}  {rate(speed)}  {left} left")
+
+
+class Watcher:
+    """Fed with the rows of a listing that goes on; ``command``: which one.
+
+    A terminal always shows all rows, drawn anew; elsewhere each row that changed is a line.
+    """
+
+    def __init__(self, command: str) -> None:
+        self._columns = LISTINGS[command]
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._new: list[dict[str, Any]] = []
+        self._screen: Screen | None = None
+        self._titled = False
+
+    def event(self, kind: str, row: dict[str, Any], *, more: bool) -> None:
+        """One row, of kind `item` or `gone`; ``more`` are here already: then it is shown with them."""
+        if kind == "item":
+            # Who comes first stays there: lines that jump cannot be read.
+            self._rows[str(row.get("id"))] = row
+            self._new.append(row)
+        elif kind == "gone":
+            self._rows.pop(str(row.get("id")), None)
+        if not more:
+            self._show()
+
+    def _show(self) -> None:
+        if sys.stdout.isatty():
+            if self._screen is None:
+                from p2pd.cli.drawing import Screen
+
+                self._screen = Screen(self._columns)
+            self._screen.draw(list(self._rows.values()))
+        elif self._new:
+            lines = table(self._columns, self._new)
+            print(lines if not self._titled else lines.partition("\n")[2], flush=True)
+            self._titled = True
+        self._new.clear()
+
+    def close(self) -> None:
+        """Leave what was drawn last on the screen."""
+        if self._screen is not None:
+            self._screen.close()

@@ -83,6 +83,49 @@ def _size(key: str) -> Callable[[Row], str]:
     return lambda row: size(row.get(key))
 
 
+CAUSES = {
+    "own_link": ("own link", "own link"),
+    "sources": ("sources", "the sources' links"),
+    "disk": ("disk", "disk"),
+    "owner": ("owner", "the owner"),
+    "unknown": ("?", "own or the sources' links, which of them cannot be told"),
+}
+"""What a transfer waits for, in a table and in a sentence."""
+TERMS = {"down": "own link", "owner": "the owner", "all": "all together"}
+"""What bounds a swarm."""
+
+
+def _held_up(row: Row) -> str:
+    return CAUSES.get(str(row.get("held_up_by")), ("",))[0]
+
+
+def _ratio(row: Row) -> float | None:
+    bound = row.get("bound")
+    ratio = bound.get("ratio") if isinstance(bound, dict) else None
+    return float(ratio) if isinstance(ratio, int | float) else None
+
+
+def _numbers(found: object) -> dict[str, float]:
+    rows = found.items() if isinstance(found, dict) else ()
+    return {str(name): float(value) for name, value in rows if isinstance(value, int | float)}
+
+
+def why_slow(answer: Row) -> str | None:
+    """What held a transfer up and, of a swarm, how near to its bound it came; None where that is not told."""
+    cause, waits = str(answer.get("held_up_by")), _numbers(answer.get("held_up"))
+    if cause not in CAUSES or not waits.get(cause):
+        return None
+    part = 100 * waits[cause] / sum(waits.values())
+    text = f"held up by {CAUSES[cause][1]} ({part:.0f}% of the time)"
+    bound, ratio = answer.get("bound"), _ratio(answer)
+    if isinstance(bound, dict) and ratio is not None:
+        terms = _numbers(bound.get("terms"))
+        known = ", ".join(f"{words} {terms[name]:.1f} s" for name, words in TERMS.items() if name in terms)
+        text += f"; one of {escape(str(bound.get('peers')))} who fetch it, about {ratio:.2f} times the bound"
+        text += f" by the best rates seen ({known})"
+    return text
+
+
 def _names(row: Row) -> str:
     sources = row.get("sources")
     if not isinstance(sources, list):
@@ -112,6 +155,8 @@ LISTINGS: dict[str, tuple[Column, ...]] = {
         Column("RATE", lambda row: rate(row.get("rate")), right=True),
         Column("LEFT", lambda row: seconds(row.get("eta")), right=True),
         Column("WITH", _names, shrinks=True),
+        Column("HELD UP", _held_up),
+        Column("BOUND", lambda row: f"{_ratio(row):.2f}x" if _ratio(row) else "", right=True),
         Column("WHY", lambda row: _text("message")(row) if row.get("message") else "", folds=True),
     ),
     "doctor": (

@@ -79,6 +79,11 @@ class Connection:
             if kind == "done":
                 return
 
+    @property
+    def more(self) -> bool:
+        """True where a further event is here already."""
+        return b"\n" in self._buffer
+
     def answer(self, words: Sequence[str], timeout: float | None = None) -> Event:
         """Send one command, pass over its events, return its `done`; errors as by :meth:`ask`."""
         event: Event = {}

@@ -140,7 +140,12 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("peers", "List the other active peers.", roles=_BOTH, listing=True),
         Command("files", "List what this peer shares.", listing=True),
-        Command("transfers", "List what comes and goes; ended ones for an hour.", listing=True),
+        Command(
+            "transfers",
+            "List what comes and goes, and what holds it up; ended ones for an hour.",
+            (Argument("--watch", "", "go on, and show every change", {"action": "store_true"}),),
+            listing=True,
+        ),
         Command("cancel", "End a transfer and drop what came of it.", (_TRANSFER,)),
         Command("pause", "Let a transfer rest.", (_TRANSFER,)),
         Command("resume", "Let a paused transfer go on.", (_TRANSFER,)),

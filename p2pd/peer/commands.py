@@ -16,8 +16,11 @@ from p2pd.peer.upload import Upload
 from p2pd.pieces import Bitfield, format_runs
 from p2pd.share.index import ShareIndex
 from p2pd.share.paths import canonical_name
-from p2pd.status import DaemonStatus, FileStatus, PeerStatus, PiecesStatus
+from p2pd.status import DaemonStatus, FileStatus, PeerStatus, PiecesStatus, TransferStatus
 from p2pd.text import escape
+
+WATCH_EVERY = 0.5
+"""Seconds between two looks of `transfers --watch`."""
 
 
 @attrs.frozen
@@ -58,6 +61,9 @@ class Daemon(Protocol):
     def facts(self) -> Facts:
         """What doctor looks at."""
 
+    def later(self, seconds: float) -> Deferred[None]:
+        """Fires after so many seconds."""
+
     def leave(self) -> None:
         """Stop, soon."""
 
@@ -84,10 +90,20 @@ class Commands:
         return {"rows": (file.to_json() for file in files)}
 
     async def cmd_transfers(self, args: Any, emit: Emit) -> dict[str, Any]:
-        """What comes and goes."""
-        for status in self._daemon.downloads.statuses(self._daemon.uploads()):
-            emit({"event": "item", **status.to_json()})
-        return {}
+        """What comes and goes; with ``--watch`` each again when it is not as it was told."""
+        told: dict[str, TransferStatus] = {}
+        while True:
+            found = {each.id: each for each in self._daemon.downloads.statuses(self._daemon.uploads())}
+            for status in found.values():
+                if status != told.get(status.id):
+                    emit({"event": "item", **status.to_json()})
+            for gone in told.keys() - found.keys():
+                emit({"event": "gone", "id": gone})
+            if not args.watch:
+                return {}
+            told = found
+            # Bytes come all the time: rather than at each, it is looked as often as rates are worth it.
+            await self._daemon.later(WATCH_EVERY)
 
     async def cmd_req(self, args: Any, emit: Emit) -> dict[str, Any]:
         """Fetch a file."""

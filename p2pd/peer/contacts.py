@@ -13,6 +13,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, RefusedError, UnreachableError
+from p2pd.fetch.picker import SourceKey
+from p2pd.fetch.probing import Traffic
 from p2pd.model import PeerId, PeerInfo, is_peer_id
 from p2pd.net.addresses import is_own
 from p2pd.net.door import Door, Visit
@@ -224,6 +226,11 @@ class Contacts(protocol.Factory):
     def conversations(self) -> Iterable[Conversation]:
         """All of them, introduced or not."""
         return list(self._all)
+
+    def traffic(self) -> dict[SourceKey, Traffic]:
+        """What came so far from each who sends us a file; empty where the system does not count it."""
+        counted = ((id(each.fetching), each.traffic()) for each in self._all if each.fetching.taking)
+        return {source: traffic for source, traffic in counted if traffic is not None}
 
     def tick(self, now: float) -> None:
         """Look at everybody's deadlines; called about once a second."""

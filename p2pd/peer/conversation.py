@@ -19,10 +19,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from p2pd.errors import P2PError, ProtocolError, RefusedError, UnreachableError
+from p2pd.fetch.probing import Traffic
 from p2pd.model import FileId, PeerId
 from p2pd.net.addresses import canonical_host
 from p2pd.net.fast import FileSlice, made
 from p2pd.net.pace import PAUSE, Pace
+from p2pd.net.tcpinfo import traffic
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.host import Host, Other
 from p2pd.peer.weighing import weight
@@ -174,6 +176,10 @@ class Conversation(protocol.Protocol):
             self.fetching.has(file_id, mask)
         except (ValueError, IndexError) as error:
             raise ProtocolError(f"have piece: pieces: {str(error)[:200]}") from None
+
+    def traffic(self) -> Traffic | None:
+        """What came on it, all in all; None where the system does not say."""
+        return traffic(self.transport.socket) if not self.lost else None
 
     def asks_for(self, name: str) -> bool:
         """Part of :class:`~p2pd.peer.fetching.Link`."""

@@ -122,7 +122,7 @@ class Download:
         self._intake = Intake(
             self, name=self.job.name, manifest=manifest, held=held, file=file,
             now=house.now, activity=house.activity, pool=house.pool, writer=house.writer,
-            stock=house.stock, target=self.job.target,
+            stock=house.stock, link=house.link, target=self.job.target,
             seed=f"{house.label} {manifest.file_id}",
         )  # fmt: skip
         self._keeper.loaded(len(held))
@@ -262,6 +262,7 @@ class Download:
             return
         self._waiters.progress(intake, self._house.now())
         self._finishing = True
+        intake.account.finishing(self._house.now())
         self.spawn(self._finish(intake))
 
     async def _finish(self, intake: Intake) -> None:
@@ -353,6 +354,7 @@ class Download:
             self.error.message if self.error is not None else self._why(),
             tuple(Banned(info.name, left) for info, left in self._seeking.bans.standing(self._house.now()))
             if self.ended_at is None else (),
+            *(intake.why_slow() if intake is not None else ()),
         )  # fmt: skip
 
     def _why(self) -> str | None:
@@ -422,9 +424,8 @@ class Download:
     def _succeed(self, manifest: Manifest) -> None:
         self._size = manifest.size
         self.job = attrs.evolve(self.job, file_id=manifest.file_id)
-        sources = self._intake.sources() if self._intake is not None else []
         seconds = round(self._house.now() - self._began, 3)
-        self._end("done", report(self._house, self.job, manifest, sources, seconds))
+        self._end("done", report(self._house, self.job, manifest, self._intake, seconds))
 
     def fail(self, error: P2PError) -> None:
         """It ends so."""

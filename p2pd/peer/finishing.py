@@ -13,7 +13,7 @@ from p2pd.peer.household import Household
 from p2pd.peer.intake import Intake
 from p2pd.share.hashing import Cancelled
 from p2pd.share.partial import Job
-from p2pd.status import SourceStatus
+from p2pd.status import why_slow
 from p2pd.text import escape
 
 log = Logger("p2pd.peer")
@@ -32,12 +32,15 @@ async def finish(house: Household, job: Job, intake: Intake, given_up: Callable[
         raise Cancelled
     await house.in_thread(lambda: intake.file.finish(job.target, job.replace))
     await house.index.adopt(job.target, intake.manifest)
+    intake.account.ended(house.now())
 
 
 def report(
-    house: Household, job: Job, manifest: Manifest, sources: list[SourceStatus], seconds: float
+    house: Household, job: Job, manifest: Manifest, intake: Intake | None, seconds: float
 ) -> dict[str, Any]:
     """The summary line on the console, and the keys of `done`."""
+    sources = intake.sources() if intake is not None else []
+    held_up, bound = intake.why_slow() if intake is not None else (None, None)
     log.info(
         "{file}: {size} bytes in {seconds} s from {sources}",
         file=escape(job.target), size=manifest.size, seconds=seconds,
@@ -51,4 +54,5 @@ def report(
         "id": manifest.file_id,
         "seconds": seconds,
         "sources": [{"name": each.name, "bytes": each.bytes} for each in sources],
+        **why_slow(held_up, bound),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from p2pd.fetch.probing import OwnLink
 from p2pd.model import PeerId, PeerInfo, TransferId
 from p2pd.net.limits import Limit
 from p2pd.peer.activity import Activity
@@ -31,6 +32,7 @@ class Household(Protocol):
     writer: Writer
     down: Limit
     """Of all that comes in."""
+    link: OwnLink
     label: str
     """This peer's own name."""
     ban_seconds: float

@@ -12,7 +12,9 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from p2pd.errors import StorageError
+from p2pd.fetch.held_up import Account
 from p2pd.fetch.picker import Run, SourceKey
+from p2pd.fetch.probing import OwnLink
 from p2pd.fetch.sources import Source
 from p2pd.fetch.transfer import Transfer
 from p2pd.model import FileId, Manifest, PeerId, PeerInfo
@@ -23,7 +25,7 @@ from p2pd.peer.stock import Part, Stock
 from p2pd.pieces import Bitfield, run_mask
 from p2pd.share.partial import PartialFile
 from p2pd.share.writing import Writer
-from p2pd.status import SourceStatus
+from p2pd.status import Bound, HeldUp, SourceStatus
 from p2pd.text import escape
 
 log = Logger("p2pd.peer")
@@ -68,6 +70,7 @@ class Intake:
         pool: BufferPool,
         writer: Writer,
         stock: Stock,
+        link: OwnLink,
         target: str,
         seed: str,
     ) -> None:
@@ -81,6 +84,7 @@ class Intake:
         self._pool = pool
         self._writer = writer
         self.transfer = Transfer(manifest.size, manifest.piece_size, held, self, seed=seed)
+        self.account = Account(self.transfer, manifest.size, manifest.piece_size, link, now)
         self._stock = stock
         self.part = Part(target, manifest, held, lambda: self.file.fd)
         stock.begin(self.part)
@@ -149,6 +153,10 @@ class Intake:
                 rate = source.rate if source.gets else 0.0
                 found[info.id] = SourceStatus(info.name, before + source.bytes, rate)
         return sorted(found.values(), key=lambda each: each.name)
+
+    def why_slow(self) -> tuple[HeldUp, Bound | None]:
+        """What it waited for, and how near to its bound it came."""
+        return self.account.seconds, self.account.bound
 
     # The Driver of the transfer
 
@@ -259,6 +267,7 @@ class Intake:
             self._writer.flush()
         if self._writer.full and key in self._reached:
             self._writer.hold_while_full(self._reached[key][0].link)
+            self._writer.hold_while_full(self.account)
 
     def eager(self, sink: RangeSink) -> bool:
         """True where the disk has nothing to do; what waits for that is written then."""
@@ -271,10 +280,12 @@ class Intake:
         for key, (source, _) in self._reached.items():
             if source.link.unread:
                 self.transfer.unread(key, now)
+        self.account.tick(now)
         self.transfer.tick(now)
 
     def close(self, *, done: bool = False) -> None:
         """Close the file, once what is being written is; ``done``: it is a file of the share now."""
+        self.account.ended(self._now())
         self._stock.end(self.part, done=done)
         self._writer.after(self.file.close)
 

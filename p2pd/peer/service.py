@@ -22,6 +22,7 @@ from p2pd.control.paths import socket_path
 from p2pd.control.server import ControlService
 from p2pd.errors import P2PError
 from p2pd.fetch.granting import Granting
+from p2pd.fetch.probing import OwnLink
 from p2pd.fetch.transfer import TICK
 from p2pd.model import PeerId, PeerInfo, TransferId, is_peer_id
 from p2pd.net.addresses import resolve
@@ -92,6 +93,7 @@ class PeerService(service.Service):
     index: ShareIndex
     store: PartialStore
     contacts: Contacts
+    link: OwnLink
     stock: Stock
     downloads: Downloads
 
@@ -150,6 +152,7 @@ class PeerService(service.Service):
             listed=lambda: self._uplink.peers if self._uplink is not None else {}, changed=self._somebody_new,
             down=self.down,
         )  # fmt: skip
+        self.link = OwnLink(self.contacts.traffic, self.down.exceeded)
         self.stock = Stock(
             self.index, self.granting, now=self.now, later=self._reactor.callLater,
             company=self.contacts.conversations,

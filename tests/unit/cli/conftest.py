@@ -37,11 +37,14 @@ STATUS: Event = {
 
 
 class FakeDaemon:
-    """Answers each command's first word with its events; ``HOLD`` among them waits for :attr:`go`."""
+    """Answers each command's first word with its events; ``HOLD`` among them waits for :attr:`go`,
+    ``FOREVER`` until the client goes.
+    """  # fmt: skip
 
     HOLD: ClassVar[Event] = {"event": "hold"}
     HANG_UP: ClassVar[Event] = {"event": "hang up"}
     LEAVE: ClassVar[Event] = {"event": "leave"}
+    FOREVER: ClassVar[Event] = {"event": "forever"}
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,6 +89,8 @@ class FakeDaemon:
             if event is self.HOLD:
                 self.held.set()
                 self.go.wait(30)
+            elif event is self.FOREVER:
+                return not connected.recv(1)  # until the client goes
             elif event is self.HANG_UP:
                 return False
             elif event is self.LEAVE:

@@ -119,6 +119,55 @@ def test_here_already(make_daemon: MakeDaemon, p2pctl: Client) -> None:
     assert len(objects(p2pctl("req", "b", "--no-wait", "--json").stdout)) == 1
 
 
+SLOW = {"held_up": {"own_link": 0.0, "sources": 1.0, "disk": 3.0}, "held_up_by": "disk"}
+BOUND = {"seconds": 4.0, "took": 4.4, "ratio": 1.1, "peers": 8, "terms": {"down": 4.0, "owner": 3.0}}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (SLOW, "held up by disk (75% of the time)\n"),
+        (SLOW | {"held_up_by": "owner"}, ""),
+        ({"held_up_by": "disk", "held_up": {"disk": "much"}, "bound": 3}, ""),
+        (
+            SLOW | {"bound": BOUND},
+            "held up by disk (75% of the time); one of 8 who fetch it, about 1.10 times the bound by the"
+            " best rates seen (own link 4.0 s, the owner 3.0 s)\n",
+        ),
+        (
+            {"held_up_by": "unknown", "held_up": {"unknown": 2}},
+            "held up by own or the sources' links, which of them cannot be told (100% of the time)\n",
+        ),
+    ],
+)
+def test_what_held_a_req_up(
+    make_daemon: MakeDaemon, p2pctl: Client, more: dict[str, object], said: str
+) -> None:
+    make_daemon().script["req"] = [REQ[0], DONE | more]
+    answer = p2pctl("req", "b")
+    assert (answer.stderr, answer.stdout.count("\n")) == (said, 1), "the result stays one line"
+    assert p2pctl("req", "b", "--quiet").stderr == ""
+
+
+def test_transfers_that_are_watched_are_a_line_for_each_change(
+    make_daemon: MakeDaemon, p2pctl: Client
+) -> None:
+    row = LISTS["transfers"][0]
+    rows = [row, row | {"bytes": 4, "held_up_by": "owner"}]
+    gone = {"event": "gone", "id": "abc"}
+    make_daemon().script["transfers"] = [
+        *({"event": "item", **each} for each in rows),
+        gone,
+        {"event": "done"},
+    ]
+    said = p2pctl("transfers", "--watch", "--json")
+    assert (said.returncode, objects(said.stdout), said.stderr) == (0, rows, "")
+    title, first, second = p2pctl("transfers", "--watch").stdout.splitlines()
+    assert "HELD UP" in title
+    assert "25%" in first
+    assert "owner" in second
+
+
 LISTS = {
     "peers": ({"name": "ann", "host": "127.0.0.1", "port": 7002, "id": "0" * 32}, "7002"),
     "files": ({"name": "a\nb", "size": 5, "id": None}, "a\\x0ab   5 B"),

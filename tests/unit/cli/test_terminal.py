@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 
-from p2pd.cli.drawing import draw_table
+from p2pd.cli.drawing import Screen, draw_table
 from p2pd.cli.render import LISTINGS
 
 if TYPE_CHECKING:
@@ -232,3 +233,55 @@ def test_no_prompt_without_a_daemon(spawn: Spawn, runtime: Path) -> None:
     child = spawn()
     child.expect_exact("No daemon")
     assert ends(child) == 3
+
+
+WATCHED = {
+    "event": "item",
+    "id": "abcdef012345",
+    "name": "n\x1b[2J",
+    "direction": "in",
+    "state": "running",
+    "bytes": 250_000,
+    "size": 1_000_000,
+    "rate": 250_000,
+    "eta": 3.0,
+    "sources": [{"name": "ann"}],
+    "held_up_by": "unknown",
+    "bound": None,
+}
+LATER = WATCHED | {"bytes": 750_000, "held_up_by": "own_link", "bound": {"ratio": 1.034}}
+OTHER = WATCHED | {"id": "0" * 12, "name": "other", "held_up_by": None}
+
+
+def test_transfers_that_are_watched_are_drawn_anew(make_daemon: MakeDaemon, spawn: Spawn) -> None:
+    daemon = make_daemon()
+    daemon.script["transfers"] = [
+        WATCHED, OTHER, daemon.HOLD, {"event": "gone", "id": "0" * 12}, LATER, daemon.FOREVER,
+    ]  # fmt: skip
+    child = spawn("transfers", "--watch")
+    child.expect_exact("n\\x1b[2J")
+    child.expect_exact("25%")
+    child.expect_exact("other")
+    daemon.go.set()
+    child.expect_exact("75%")
+    child.expect_exact("own link")
+    child.expect_exact("1.03x")
+    child.logfile_read = last = io.StringIO()
+    child.sendintr()
+    assert ends(child) == 130
+    assert "other" not in last.getvalue(), "what is gone is drawn no more"
+    assert daemon.lines[-1] == "transfers --watch"
+
+
+def test_a_watched_table_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that the terminal wraps could not be drawn over."""
+    out = io.StringIO()
+    monkeypatch.setattr("os.get_terminal_size", lambda fd: os.terminal_size((50, 24)))
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr(out, "fileno", lambda: 1)
+    screen = Screen(LISTINGS["transfers"])
+    screen.draw([LATER | {"message": "all sources were lost"}, OTHER])
+    screen.close()
+    lines = out.getvalue().splitlines()
+    assert any("abcdef" in line for line in lines)
+    assert all(len(line) < 50 for line in lines)

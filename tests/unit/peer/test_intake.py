@@ -14,6 +14,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from p2pd.errors import StorageError
+from p2pd.fetch.probing import OwnLink
 from p2pd.model import Manifest, PeerId, PeerInfo
 from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
@@ -133,7 +134,7 @@ class House:
         self.intake = Intake(
             self, name="f", manifest=manifest, held=Bitfield(2), file=cast(Any, self.file),
             now=self.clock.seconds, activity=Activity(False), pool=BufferPool(), writer=self.writer,
-            stock=cast(Any, Shelf()), target="f", seed="",
+            stock=cast(Any, Shelf()), link=OwnLink(dict, lambda: False), target="f", seed="",
         )  # fmt: skip
 
     def source(self, letter: str) -> Source:
