@@ -12,6 +12,9 @@ GAIN = 1.5
 """Who is asked besides must be expected to be done this many times sooner,"""
 LEAST = 0.25
 """and is taken to need so many seconds at least."""
+TRIED = 10.0
+"""Seconds that two who are on one piece have had, both of them, before one makes room for a third: where it
+is our own link that is slow, a third one is no faster, and what came of the other was for nothing."""
 
 
 def seconds_to_come(source: Source, get: Get, now: float) -> float | None:
@@ -22,6 +25,16 @@ def seconds_to_come(source: Source, get: Get, now: float) -> float | None:
     return get.left / source.rate if source.rate else None
 
 
+def slower(entries: list[tuple[Source, Get]], now: float) -> tuple[Source, Get]:
+    """The one who would need longest for the rest, at the pace at which its bytes came."""
+
+    def rest(entry: tuple[Source, Get]) -> float:
+        get = entry[1]
+        return get.left / max(get.length - get.left, 1) * (now - get.asked)
+
+    return max(entries, key=rest)
+
+
 def gain(source: Source, length: int, entries: list[tuple[Source, Get]], waited: float, now: float) -> float:
     """The seconds in which a piece of ``length`` bytes can be expected from ``entries``, who have been
     asked for it, where ``source`` would be so much sooner that it is to be asked too; else 0.
@@ -29,8 +42,10 @@ def gain(source: Source, length: int, entries: list[tuple[Source, Get]], waited:
     ``waited``: seconds since it was asked for first, of whomever: where those who were asked took the
     request and did not serve it, nobody is waited for again.
     """
-    if len(entries) > 1 and not (source.proved and source.rate):
-        return 0.0  # one of two is put aside only for somebody who is known to send
+    if len(entries) > 1:
+        tried = min(now - get.asked for _, get in entries)
+        if tried < TRIED or not (source.proved and source.rate):
+            return 0.0  # one of two is put aside only for somebody who is known to send
     expected = [seconds_to_come(other, get, now) for other, get in entries]
     known = [each for each in expected if each is not None]
     if len(known) == len(expected):

@@ -18,10 +18,11 @@ REMEMBERED = 1000
 
 @attrs.define(eq=False)
 class Get:
-    """What is asked of a source by one grant; ``left`` bytes of it are to come, ``pending`` pieces."""
+    """What is asked of a source by one grant; of ``length`` bytes ``left`` are to come, and these pieces."""
 
     grant: int
     run: Run
+    length: int
     left: int
     pending: set[int]
     duplicate: bool

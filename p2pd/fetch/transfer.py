@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from p2pd.fetch.endgame import gain, seconds_to_come
+from p2pd.fetch.endgame import gain, slower
 from p2pd.fetch.picker import Picker, Run, SourceKey
 from p2pd.fetch.sources import Failures, Get, Source
 from p2pd.pieces import Bitfield, piece_length, run_mask
@@ -236,7 +236,7 @@ class Transfer:
             source.restart_window(now)
         length = sum(self._length(piece) for piece in (run.first, run.end - 1)[: len(run)])
         length += max(0, len(run) - 2) * self._piece_size
-        get = Get(grant, run, length, set(range(run.first, run.end)), duplicate, now)
+        get = Get(grant, run, length, length, set(range(run.first, run.end)), duplicate, now)
         source.gets[grant] = get
         for piece in get.pending:
             self._asked.setdefault(piece, []).append((source, get))
@@ -464,6 +464,6 @@ class Transfer:
         """Two at once are enough for a piece: the slower of two is put aside for a third."""
         entries = self._asked[piece]
         if len(entries) > 1:
-            other, get = max(entries, key=lambda entry: seconds_to_come(entry[0], entry[1], now) or 0.0)
+            other, get = slower(entries, now)
             self._driver.cancel(other.key, get.grant)
             self._release(other, get)
