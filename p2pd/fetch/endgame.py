@@ -13,8 +13,10 @@ GAIN = 1.5
 LEAST = 0.25
 """and is taken to need so many seconds at least."""
 TRIED = 10.0
-"""Seconds that two who are on one piece have had, both of them, before one makes room for a third: where it
-is our own link that is slow, a third one is no faster, and what came of the other was for nothing."""
+"""Seconds after a piece was asked for first in which two who are on it have to do,"""
+FASTER = 4.0
+"""and how many times faster than all comes now a third one must have sent to take the place of one: where our
+own link is slow, a third one is no faster, and what came of the other was for nothing."""
 
 
 def seconds_to_come(source: Source, get: Get, now: float) -> float | None:
@@ -35,17 +37,23 @@ def slower(entries: list[tuple[Source, Get]], now: float) -> tuple[Source, Get]:
     return max(entries, key=rest)
 
 
-def gain(source: Source, length: int, entries: list[tuple[Source, Get]], waited: float, now: float) -> float:
+def gain(
+    source: Source,
+    length: int,
+    entries: list[tuple[Source, Get]],
+    now: float,
+    *,
+    waited: float,
+    coming: float,
+) -> float:
     """The seconds in which a piece of ``length`` bytes can be expected from ``entries``, who have been
     asked for it, where ``source`` would be so much sooner that it is to be asked too; else 0.
 
     ``waited``: seconds since it was asked for first, of whomever: where those who were asked took the
-    request and did not serve it, nobody is waited for again.
+    request and did not serve it, nobody is waited for again. ``coming``: bytes per second, of all sources.
     """
-    if len(entries) > 1:
-        tried = min(now - get.asked for _, get in entries)
-        if tried < TRIED or not (source.proved and source.rate):
-            return 0.0  # one of two is put aside only for somebody who is known to send
+    if len(entries) > 1 and (waited < TRIED or not source.proved or source.rate <= FASTER * coming):
+        return 0.0
     expected = [seconds_to_come(other, get, now) for other, get in entries]
     known = [each for each in expected if each is not None]
     if len(known) == len(expected):

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from p2pd.fetch.endgame import gain, slower
+from p2pd.fetch.endgame import PATIENCE, TRIED, gain, slower
 from p2pd.fetch.picker import Picker, Run, SourceKey
 from p2pd.fetch.sources import Failures, Get, Source
-from p2pd.pieces import Bitfield, piece_length, run_mask
+from p2pd.pieces import Bitfield, mask_of, piece_length, run_mask
 
 TICK = 0.25
 STALL = 5.0
@@ -34,8 +34,7 @@ MAX_RUN = 64 * 1024 * 1024
 """Bytes asked for at once at most (or one piece), however much is granted."""
 NAMED_SECONDS = 1.0
 LEAST_NAMED = 1024 * 1024
-"""What a source names itself is taken from it up to what it sends in so many seconds, or so many bytes:
-it names little where it is honest, and is not to have all that is missing asked of it where it is not."""
+"""Of what a source names it is asked at once for what it sends in so many seconds, or so many bytes."""
 MAX_DUPLICATE = 16 * 1024 * 1024
 """Pieces up to this long are asked of a second source in the endgame, and wait in memory; longer
 ones are taken away from the slow source."""
@@ -170,9 +169,7 @@ class Transfer:
         """Ask for nothing more and cancel what is under way."""
         self.paused = True
         for source in self.sources.values():
-            for get in list(source.gets.values()):
-                self._driver.cancel(source.key, get.grant)
-                self._release(source, get)
+            self._cancel_all(source)
             if not source.idle or source.stalled:
                 # Of one that hangs the `want` of before still stands.
                 source.idle, source.stalled = True, False
@@ -314,9 +311,8 @@ class Transfer:
 
     def unread(self, key: SourceKey, now: float) -> None:
         """Nothing was read from that source until now, for reasons of our own: it was not silent."""
-        source = self.sources.get(key)
-        if source is not None:
-            source.heard = now
+        if key in self.sources:
+            self.sources[key].heard = now
 
     def ended(self, key: SourceKey, grant: int, now: float) -> None:
         """The source will send nothing more for this grant (`cancelled`)."""
@@ -348,13 +344,12 @@ class Transfer:
             if source.resting:
                 source.resting = now < self._failures.rests_until(source.order)
             elif source.gets and not source.stalled and now - source.heard > STALL:
-                source.stalled = True
+                source.stalled = source.idle = True
                 source.rate = 0.0
-                source.idle = True
-                for get in list(source.gets.values()):
-                    self._driver.cancel(source.key, get.grant)
-                    self._release(source, get)
-                self._failed(source, now)
+                sent = any(get.left < get.length for get in source.gets.values())
+                self._cancel_all(source)
+                if not sent:
+                    self._failed(source, now)
             elif (
                 not source.idle
                 and not source.gets
@@ -373,11 +368,14 @@ class Transfer:
         self._failures.failed(source.order, now)
         if now < self._failures.rests_until(source.order):
             source.resting = True
-            for get in list(source.gets.values()):
-                self._driver.cancel(source.key, get.grant)
-                self._release(source, get)
+            self._cancel_all(source)
             source.idle, source.stalled = True, False
             self._driver.want(source.key, 0, 0, False)
+
+    def _cancel_all(self, source: Source) -> None:
+        for get in list(source.gets.values()):
+            self._driver.cancel(source.key, get.grant)
+            self._release(source, get)
 
     def _take_away(self, piece: int) -> None:
         for other, get in list(self._asked.get(piece, ())):
@@ -419,6 +417,8 @@ class Transfer:
         among = -1 if source.idle else source.spurned
         if not among or len(source.gets) >= MOST_GETS or (source.careful and source.gets):
             return
+        if not source.idle and not self._picker.missing:
+            among &= mask_of(piece for piece in self._asked if now - self._since[piece] > TRIED)
         if self._picker.could_help(source.key, among) or self._slowest_piece(source, now, among) is not None:
             source.idle = False
             if not source.gets:
@@ -443,11 +443,12 @@ class Transfer:
     def _slowest_piece(
         self, source: Source, now: float, among: int = -1, limit: int | None = None
     ) -> int | None:
-        """Endgame: the piece of ``among``, of up to ``limit`` bytes, on which ``source`` would beat those
-        who have been asked, by most.
-        """  # fmt: skip
+        """Endgame: of ``among``, up to ``limit`` bytes, the piece that ``source`` brings sooner by most."""
         if self._picker.missing:
             return None
+        coming = sum(
+            each.rate for each in self.sources.values() if each.gets and now - each.heard <= PATIENCE
+        )
         best: tuple[float, int] | None = None
         for piece, entries in self._asked.items():
             length = self._length(piece)
@@ -455,7 +456,7 @@ class Transfer:
                 continue
             if any(other is source for other, _ in entries) or not self._picker.has(source.key, piece):
                 continue
-            theirs = gain(source, length, entries, now - self._since[piece], now)
+            theirs = gain(source, length, entries, now, waited=now - self._since[piece], coming=coming)
             if theirs and (best is None or theirs > best[0]):
                 best = (theirs, piece)
         return best[1] if best is not None else None

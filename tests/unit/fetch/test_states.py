@@ -104,7 +104,7 @@ def test_a_piece_that_was_declined_is_asked_for_when_who_was_to_send_it_drips() 
         p1     ###
     """)
     assert me.grant("owner", "2") == "decline"
-    for _ in range(8):
+    for _ in range(11):
         me.sends("p1", 0.75, count=1)
         me.wait(0.25)
     assert "owner want 3" in me.told()
@@ -240,8 +240,8 @@ def test_two_who_drip_keep_nothing_from_a_third() -> None:
     me.sends("owner")
     me.wait(3)
     assert me.grant("p2") == "get 2", "the second one for that piece"
+    assert me.grant("owner", "2") == "decline", "they may well be about to send it"
     for _ in range(8):
-        assert me.grant("owner", "2") == "decline", "where our own link is slow a third is no faster"
         for name in ("p1", "p2"):
             me.sends(name, 0.5, count=1)
         me.wait(0.25)
