@@ -128,6 +128,7 @@ class _Stock:
     held: Bitfield | None
     everything: int
     counts: Rarity
+    once: int = 0  # how many of the clients want each piece once
     clients: dict[ClientKey, _Client] = attrs.Factory(dict)
 
     @property
@@ -191,6 +192,7 @@ class Granting:
             served = min((other.served for other in self._clients() if other.want), default=0.0)
             one = stock.clients[client] = _Client(client, stock, served)
         one.place = place if 0 <= place < max(stock.count, 1) else 0
+        stock.once += once - one.once
         one.want, one.once, one.quiet, one.refused = count, once, False, 0
         # What was sent, and not announced, may not have done.
         one.given = 0
@@ -213,7 +215,7 @@ class Granting:
         new = mask & ~one.announced
         one.announced |= new
         stock.counts.add(new)
-        if any(each.once for each in stock.clients.values()):
+        if stock.once:
             self._go_on(now)
 
     def named(self, grant: int, run: Run, length: int, now: float) -> None:
@@ -325,6 +327,7 @@ class Granting:
 
     def _drop(self, client: _Client) -> None:
         client.file.counts.remove(client.announced)
+        client.file.once -= client.once
         for opened in list(client.open.values()):
             self._close(opened)
         del client.file.clients[client.key]
@@ -348,9 +351,9 @@ class Granting:
         wanting = [client for client in self._clients() if client.want or client.open]
         alone = len({client.key for client in wanting}) <= 1
         self._send_next(alone, now)
-        while True:
+        while alone or self._room(now):
             could = [client for client in wanting if self._may(client, alone)]
-            if not could or not (alone or self._room(now)):
+            if not could:
                 return
             self._give(min(could, key=self._rank), alone, now)
 

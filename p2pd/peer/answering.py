@@ -208,7 +208,7 @@ class Answering:
                 answer = attrs.evolve(answer, others=self._others(req.name))
             self._link.send(answer)
             return
-        # What has come of it since the last announcement counts from here on: all of it is told now.
+        self._shop.stock.offered(self._link, part)
         manifest, held = part.manifest, bytes(part.held)
         self._told[req.req] = manifest.file_id
         self._shop.activity.note("asks for", None, part.name, f"({self._link.name})")

@@ -14,7 +14,7 @@ from p2pd.fetch.picker import Run
 from p2pd.model import FileId, Manifest, Offer, PeerId, PeerInfo
 from p2pd.net.addresses import is_dialable, is_loopback
 from p2pd.peer.receiving import RangeSink
-from p2pd.pieces import HASH_SIZE, MAX_PIECES, Bitfield, format_parts, piece_count
+from p2pd.pieces import HASH_SIZE, MAX_PIECES, Bitfield, piece_count
 from p2pd.wire import messages as m
 from p2pd.wire.codec import Body
 
@@ -310,11 +310,6 @@ class Fetching:
     def follows(self, file_id: FileId) -> bool:
         """True where somebody here fetches this file from the other side."""
         return file_id in self._takers
-
-    def announce(self, file_id: FileId, mask: int) -> None:
-        """Tell the other side which pieces are here."""
-        for text in format_parts(mask, m.MAX_PIECES_TEXT):
-            self.link.send(m.HavePiece(file_id, text))
 
     def want(
         self, file_id: FileId, taker: Taker, count: int, place: int = 0, once: bool = False

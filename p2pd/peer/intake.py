@@ -112,7 +112,7 @@ class Intake:
             self._reached[key] = (source, info)
             source.follow(self.file_id, self)
             self.transfer.add_source(key, info.id, have, self._now(), careful=careful, spare=spare)
-            source.announce(self.file_id, self.transfer.held.mask)
+            self._stock.catch_up(source.link, self.file_id)
 
     def drop(self, source: Fetching) -> None:
         """It left, or is not to be used any more; what it brought is counted on."""
@@ -164,6 +164,7 @@ class Intake:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
         reached = self._reached[source][0]
         if not reached.ended:
+            self._stock.catch_up(reached.link, self.file_id)
             reached.want(self.file_id, self, count, place, once)
 
     def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
@@ -175,6 +176,7 @@ class Intake:
         )  # fmt: skip
         self._note("asked for", run, info)
         self._spoiled.difference_update(run)
+        self._stock.catch_up(reached.link, self.file_id)
         reached.get(sink, self)
 
     def cancel(self, source: SourceKey, grant: int) -> None:

@@ -184,6 +184,7 @@ class Serving:
         upload.open[grant] = Given(upload, limit, run)
         self._grants[grant] = upload
         first, count = (run.first, len(run)) if run is not None else (0, 0)
+        self._shop.stock.catch_up(self._link, file_id)
         self._link.send(m.Grant(file_id, grant, limit, first, count))
 
     def _on_decline(self, decline: m.Decline) -> None:

@@ -196,21 +196,28 @@ class Stock:
         self._granting.gained(part.file_id, now)
         if len(part.held) == 1:
             self._tell_changed(part.name)  # the first one: it was not offered before
-        due = part.announcing.gained(piece, now)
+        due = part.announcing.gained(now)
         if due is not None:
             self._later(due, lambda: self.announce(part))
 
     def announce(self, part: Part) -> None:
         """Tell those on the same file of the pieces that they have not been told of."""
-        mask = part.announcing.take(self._now())
-        if not mask or part.state is PartState.GONE:
+        if part.state is PartState.GONE:
             return
-        file_id = part.file_id
-        told = [m.HavePiece(file_id, text) for text in format_parts(mask, m.MAX_PIECES_TEXT)]
-        for each in list(self._company()):
-            if each.concerned(file_id):
-                for message in told:
-                    each.send(message)
+        listeners = [each for each in self._company() if each.concerned(part.file_id)]
+        part.announcing.due(listeners, self._now())
+        for each in listeners:
+            _tell(part, each)
+
+    def catch_up(self, company: Company, file_id: FileId) -> None:
+        """``company`` is about to be sent something of that file: what is new comes with it."""
+        for part in self._parts.values():
+            if part.file_id == file_id and company.concerned(file_id):
+                _tell(part, company)
+
+    def offered(self, company: Company, part: Part) -> None:
+        """``company`` is told of all that is held of it, otherwise."""
+        part.announcing.knows(company, part.held.mask)
 
     def end(self, part: Part, *, done: bool) -> None:
         """It comes no more; ``done``: it is a file of the share, and listed."""
@@ -225,3 +232,8 @@ class Stock:
     def _tell_changed(self, name: str) -> None:
         for callback in list(self._callbacks):
             callback(name)
+
+
+def _tell(part: Part, listener: Company) -> None:
+    for text in format_parts(part.announcing.news(listener, part.held.mask), m.MAX_PIECES_TEXT):
+        listener.send(m.HavePiece(part.file_id, text))

@@ -169,6 +169,7 @@ class Machine:
 
     def asked(self, other: Machine) -> None:
         """`req`."""
+        self._announcing.knows(other.number, self.held.mask)
         self._say(other, other.offered, self, self.held.copy())
 
     def offered(self, other: Machine, have: Bitfield) -> None:
@@ -177,20 +178,21 @@ class Machine:
             return
         if other.number not in self.transfer.sources:
             self.transfer.add_source(other.number, f"{other.number:08}", have, self.clock.now)
-            if len(self.held):
-                self._say(other, other.announced, self, self.held.mask)
+            self._catch_up(other)
 
     # The driver of the transfer
 
     def want(self, source: Any, count: int, place: int, once: bool) -> None:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
         other = self.met[source]
+        self._catch_up(other)
         self._say(other, other.wanted, self, count, place, once)
 
     def get(self, source: Any, grant: int, run: Run, duplicate: bool) -> None:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
         other = self.met[source]
         self._gets[source, grant] = run
+        self._catch_up(other)
         self._say(other, other.named, grant, run)
 
     def cancel(self, source: Any, grant: int) -> None:
@@ -246,6 +248,7 @@ class Machine:
         """Part of :class:`~p2pd.fetch.granting.Driver`."""
         other = self.met[client]
         self._grants[grant] = (other, Run(0, 0))
+        self._catch_up(other)
         self._say(other, other.granted, self, grant, limit, run)
 
     def send(self, client: Any, grant: int) -> None:
@@ -291,7 +294,7 @@ class Machine:
                 self.transfer.piece_written(piece)
                 self.swarm.piece_came(self, other, piece)
                 self.granting.gained(FILE, now)
-                due = self._announcing.gained(piece, now)
+                due = self._announcing.gained(now)
                 if due is not None:
                     self.clock.later(due, self._announce)
         if self.transfer.done and self.done_at is None:
@@ -301,8 +304,13 @@ class Machine:
             self.swarm.one_dies(self)
 
     def _announce(self) -> None:
-        mask = self._announcing.take(self.clock.now)
+        self._announcing.due(self.met, self.clock.now)
         for other in self.met.values():
+            self._catch_up(other)
+
+    def _catch_up(self, other: Machine) -> None:
+        mask = self._announcing.news(other.number, self.held.mask) if self.number else 0
+        if mask:
             self._say(other, other.announced, self, mask)
 
     def tick(self) -> None:

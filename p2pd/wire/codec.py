@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from json.encoder import encode_basestring_ascii
+from operator import attrgetter
+from typing import Any, NoReturn, get_type_hints
 
 import attrs
 import cattrs
@@ -112,6 +114,62 @@ def _structure_fn(cls: type) -> Any:
 for _row in (PeerRow,):
     _converter.register_structure_hook(_row, _structure_fn(_row))
 
+_PLAIN = re.compile(
+    rb'"[a-z_]{1,32}": (?:[0-9]{1,18}|"[^"\\]*"|true|false)'
+    rb'(?:, "[a-z_]{1,32}": (?:[0-9]{1,18}|"[^"\\]*"|true|false))*}'
+)
+"""What :func:`encode` makes of a flat message behind its opening brace. No quote stands in it but those
+around keys and values, so ``": `` is there once for each key."""
+_scan = json.JSONDecoder().scan_once
+
+
+@attrs.frozen
+class _Flat:
+    """How messages of a class are coded that has but numbers, strings and truth values.
+
+    Nearly all lines of a transfer are of such, and thousands of them come and go each second.
+    """
+
+    kinds: tuple[tuple[str, type], ...]
+    template: str
+    values: Any  # of a message, in that order
+
+    @classmethod
+    def of(cls, message: type[Message]) -> _Flat | None:
+        hints = get_type_hints(message)
+        kinds = tuple((field.name, hints[field.name]) for field in message.__attrs_attrs__)  # type: ignore[attr-defined]
+        if len(kinds) < 2 or any(kind not in (int, str, bool) for _, kind in kinds):
+            return None
+        pairs = ", ".join(f'"{name}": %s' for name, _ in kinds)
+        names = [name for name, _ in kinds]
+        return cls(kinds, f"{message.VERB} {{{pairs}}}\n", attrgetter(*names))
+
+
+_flats: dict[type, _Flat | None] = {}
+
+
+def _flat(cls: type[Message]) -> _Flat | None:
+    if cls not in _flats:
+        _flats[cls] = _Flat.of(cls)
+    return _flats[cls]
+
+
+def _decode_plain(cls: type[Message], flat: _Flat, rest: bytes) -> Message | None:
+    """What is as we would have written it ourselves; None: all else, the careful way judges it."""
+    if _PLAIN.fullmatch(rest) is None:
+        return None
+    try:
+        fields, _ = _scan("{" + rest.decode("utf-8"), 0)
+        values = [fields[name] for name, _ in flat.kinds]
+        if len(fields) != rest.count(b'": '):
+            return None  # a key stands twice
+        for value, (_, kind) in zip(values, flat.kinds, strict=True):
+            if type(value) is not kind:
+                return None
+        return cls(*values)
+    except (ValueError, KeyError, StopIteration):
+        return None
+
 
 def decode_line(line: bytes, table: Mapping[str, type[Message]]) -> Message | UnknownVerb:
     """One line, without its line feed. ProtocolError, naming the field, for anything else."""
@@ -122,6 +180,15 @@ def decode_line(line: bytes, table: Mapping[str, type[Message]]) -> Message | Un
     cls = table.get(verb)
     if cls is None:
         return UnknownVerb(verb)
+    flat = _flat(cls)
+    if flat is not None:
+        plain = _decode_plain(cls, flat, rest)
+        if plain is not None:
+            return plain
+    return _decode_carefully(cls, verb, rest)
+
+
+def _decode_carefully(cls: type[Message], verb: str, rest: bytes) -> Message:
     try:
         fields = _json.decode((b"{" + rest).decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -148,13 +215,24 @@ def _blame(cls: type, fields: dict[str, Any], error: Exception) -> str:
     return str(error)[:200]
 
 
+def _write(value: int | str) -> str:
+    if type(value) is str:
+        return encode_basestring_ascii(value)
+    if type(value) is int:
+        return str(value)
+    return json.dumps(value)
+
+
 def encode(message: Message) -> bytes:
     """The message's line with its line feed; the body, if any, is sent by the caller.
 
     ValueError where it would be longer than 64 KiB: long lists go in pages.
     """
-    text = json.dumps(_converter.unstructure(message), separators=(", ", ": "))
-    line = f"{message.VERB} {text}\n".encode("ascii")
+    flat = _flat(type(message))
+    if flat is not None:
+        line = (flat.template % tuple(map(_write, flat.values(message)))).encode("ascii")
+    else:
+        line = f"{message.VERB} {json.dumps(_converter.unstructure(message))}\n".encode("ascii")
     if len(line) > MAX_LINE:
         raise ValueError(f"{message.VERB} line of {len(line)} bytes")
     return line

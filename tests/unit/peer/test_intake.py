@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 
 from p2pd.errors import StorageError
 from p2pd.fetch.probing import OwnLink
-from p2pd.model import Manifest, PeerId, PeerInfo
+from p2pd.model import FileId, Manifest, PeerId, PeerInfo
 from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
 from p2pd.peer.intake import Intake
@@ -113,6 +113,9 @@ class Shelf:
         assert piece in part.held
 
     def announce(self, part: Part) -> None:
+        pass
+
+    def catch_up(self, company: object, file_id: FileId) -> None:
         pass
 
     def end(self, part: Part, *, done: bool) -> None:

@@ -1,0 +1,62 @@
+"""Who is told when of which pieces: everybody of each once, and not by a message for each."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pd.fetch.announcing import EACH, GATHER, MOST, Announcing
+
+
+def test_what_comes_within_a_moment_is_told_together() -> None:
+    announcing = Announcing()
+    assert announcing.gained(5.0) == 0.0  # the first one is news for all
+    assert announcing.gained(5.0) is None
+    announcing.due(["a", "b"], 5.0)
+    assert announcing.news("a", 0b11) == 0b11
+    assert announcing.news("b", 0b11) == 0b11
+    assert announcing.gained(5.02) == pytest.approx(5.0 + GATHER - 5.02)
+    assert announcing.gained(5.03) is None
+    announcing.due(["a", "b"], 5.1)
+    assert announcing.gained(9.0) == 0.0  # long after the last time: at once
+
+
+def test_the_more_are_told_the_longer_it_is_gathered_but_not_for_ever() -> None:
+    for count in (50, 100_000):
+        announcing = Announcing()
+        for listener in range(count):
+            announcing.knows(listener, 0)
+        announcing.due(range(count), 1.0)
+        assert announcing.gained(1.0) == min(EACH * count, MOST)
+
+
+def test_who_heard_with_something_else_is_not_told_again() -> None:
+    announcing = Announcing()
+    announcing.knows("a", 0b1)
+    assert announcing.news("a", 0b1) == 0
+    assert announcing.news("a", 0b111) == 0b110
+    assert announcing.news("a", 0b111) == 0
+    assert announcing.news("b", 0b111) == 0b111
+
+
+def test_who_listens_no_longer_is_forgotten() -> None:
+    announcing = Announcing()
+    announcing.knows("a", 0b1)
+    announcing.due(["b"], 1.0)
+    assert announcing.news("a", 0b1) == 0b1  # as one who is new
+
+
+@given(st.lists(st.one_of(st.integers(0, 9), st.sampled_from("abc")), max_size=60))
+def test_everybody_is_told_of_each_piece_once(events: list[int | str]) -> None:
+    announcing = Announcing()
+    held = 0
+    told = dict.fromkeys("abc", 0)
+    for event in events:
+        if isinstance(event, int):
+            held |= 1 << event
+        else:
+            news = announcing.news(event, held)
+            assert not news & told[event]
+            told[event] |= news
+            assert told[event] == held
