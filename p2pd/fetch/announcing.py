@@ -6,7 +6,7 @@ all others a moment later, of several pieces at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 
 GATHER = 0.1
 """Seconds for which announcements are gathered at least."""
@@ -15,7 +15,7 @@ EACH = 0.01
 MOST = 1.0
 """Seconds for which they are gathered at most."""
 
-ListenerKey = Hashable
+ListenerKey = object
 
 
 class Announcing:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import attrs
 
-from p2pd.fetch.picker import Run, forward
+from p2pd.fetch.picker import Run, around
 from p2pd.fetch.rarity import Rarity
 from p2pd.pieces import Bitfield, highest, lowest, run_mask
 
@@ -38,7 +38,7 @@ SLOTS = 4
 """Ranges sent at once to different downloaders."""
 AHEAD = 0.02
 """Seconds of sending that are granted beyond the time in which a grant is used."""
-SWARM_RUN = 0.04
+SWARM_RUN = 0.08
 """A run that we name ourselves is about what goes out in so many seconds, but whole pieces."""
 LEAST_BURDEN = 2
 BURDEN = 8
@@ -424,7 +424,7 @@ class Granting:
         pieces = max(1, min(pieces, rarest.bit_count() // (2 * max(wanting, 1))))
         behind = rarest >> client.place
         first = client.place + lowest(behind) if behind else lowest(rarest)
-        return forward(rarest, first, pieces)
+        return around(rarest, first, pieces)
 
     def _send_next(self, alone: bool, now: float) -> None:
         """In the order in which they were named, few at once: each is through the sooner."""

@@ -74,6 +74,11 @@ class Picker:
         return self._wanted.bit_count()
 
     @property
+    def swarm(self) -> bool:
+        """True where there are, or were, partial sources."""
+        return self._partial > 0
+
+    @property
     def held(self) -> Bitfield:
         """The pieces held; the caller's own object."""
         return self._held
@@ -143,7 +148,7 @@ class Picker:
         if not could:
             return None
         if self._partial:
-            run = self._somewhere(self._rarity.rarest(could), limit)
+            run = around(could, self._somewhere(self._rarity.rarest(could)), limit)
         else:
             run = self._by_share(source, could, limit)
         self._wanted &= ~run.mask
@@ -194,10 +199,10 @@ class Picker:
         source = self._sources[key]
         return source.share[0] if source.complete else 0
 
-    def _somewhere(self, among: int, limit: int) -> Run:
+    def _somewhere(self, among: int) -> int:
         start = self._random.randrange(self._count)
         behind = among >> start
-        return forward(among, start + lowest(behind) if behind else lowest(among), limit)
+        return start + lowest(behind) if behind else lowest(among)
 
     def _by_share(self, source: _Source, could: int, limit: int) -> Run:
         """Complete holders only: its own share from the front, or the tail of whoever has most to do."""
@@ -215,6 +220,22 @@ def forward(among: int, first: int, limit: int) -> Run:
     rest = among >> first
     ones = (rest ^ (rest + 1)).bit_length() - 1
     return Run(first, first + min(ones, limit))
+
+
+def around(among: int, piece: int, limit: int) -> Run:
+    """``piece`` and its neighbours in ``among``, of one group.
+
+    Groups have ``limit`` pieces, or the power of two next below it, and begin at a multiple of that:
+    pieces that came together go on together, and not one by one.
+    """
+    size = 1 << (limit.bit_length() - 1)
+    first = piece - piece % size
+    group = among >> first & ((1 << size) - 1)
+    place = piece - first
+    below = ~group & ((1 << place) - 1)
+    above = group >> place
+    ones = (above ^ (above + 1)).bit_length() - 1
+    return Run(first + below.bit_length(), piece + ones)
 
 
 def _backward(among: int, last: int, limit: int) -> Run:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
+from p2pd.fetch import runs
 from p2pd.fetch.endgame import PATIENCE, TRIED, gain, slower
 from p2pd.fetch.picker import Picker, Run, SourceKey
 from p2pd.fetch.sources import Failures, Get, Source
@@ -24,17 +25,8 @@ GRANTS = 3
 """Grants kept open at a source: one being served, one named behind it, one on its way."""
 MOST_GETS = 2 * GRANTS
 """Grants of one source that are used at once, though it gives more: each may hold memory."""
-FIRST_RUN = 128 * 1024
-"""Bytes asked for at once before a source's rate is known: others may want some in a moment."""
 LONG_PIECE = 1024 * 1024
 """Of a source whose rate is not known longer pieces are asked for one at a time."""
-RUN_SECONDS = 0.1
-"""Later a run is about this long, so that little is lost with a source."""
-MAX_RUN = 64 * 1024 * 1024
-"""Bytes asked for at once at most (or one piece), however much is granted."""
-NAMED_SECONDS = 1.0
-LEAST_NAMED = 1024 * 1024
-"""Of what a source names it is asked at once for what it sends in so many seconds, or so many bytes."""
 MAX_DUPLICATE = 16 * 1024 * 1024
 """Pieces up to this long are asked of a second source in the endgame, and wait in memory; longer
 ones are taken away from the slow source."""
@@ -208,7 +200,7 @@ class Transfer:
         if named is None:
             run = self._picker.take(key, self._run_length(source, limit))
         else:
-            run = self._picker.take_named(key, named, self._named_length(source, limit))
+            run = self._picker.take_named(key, named, self._pieces(source, runs.named(source), limit))
         duplicate = False
         if run is None:
             among = named.mask if named is not None else -1
@@ -425,20 +417,20 @@ class Transfer:
                 source.heard = now
             self._want(source, self._wanted(source))
 
-    def _named_length(self, source: Source, limit: int) -> int:
-        """How many of the pieces that it names are taken from a source at once."""
-        most = max(LEAST_NAMED, int(source.rate * NAMED_SECONDS))
-        return 1 if source.careful else max(1, min(most, limit, MAX_RUN) // self._piece_size)
-
     def _run_length(self, source: Source, limit: int) -> int:
         """How many pieces to ask for at once."""
-        if source.careful:
-            return 1
-        wanted = int(source.rate * RUN_SECONDS) or FIRST_RUN
+        held = self.held
+        wanted = runs.length(
+            source,
+            self.sources.values() if self._picker.swarm and len(held) * runs.BEGUN >= held.count else (),
+        )
         if len(self.sources) > 1:
-            fair = self._picker.missing * self._piece_size // (2 * len(self.sources))
-            wanted = min(wanted, fair)
-        return max(1, min(wanted, limit, MAX_RUN) // self._piece_size)
+            wanted = min(wanted, self._picker.missing * self._piece_size // (2 * len(self.sources)))
+        return self._pieces(source, wanted, limit)
+
+    def _pieces(self, source: Source, wanted: int, limit: int) -> int:
+        most = min(wanted, limit, runs.MAX_RUN)
+        return 1 if source.careful else max(1, most // self._piece_size)
 
     def _slowest_piece(
         self, source: Source, now: float, among: int = -1, limit: int | None = None

@@ -14,6 +14,7 @@ import contextlib
 import os
 import socket
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary, ref
 
 import attrs
 from twisted.internet import main, tcp
@@ -22,6 +23,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress, IConnector
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from p2pd.net.listening import Port
@@ -43,6 +45,8 @@ _WINDOW = 12 * 1024 * 1024
 SHORT_BODY = 4 * 1024
 """With so little to come of a body, which may come slowly, what there is is read at once."""
 CONNECT_TIMEOUT = 5
+
+log = Logger("p2pd.net")
 
 
 @attrs.define(eq=False)
@@ -74,6 +78,40 @@ class FastProtocol(Protocol):
         """Bytes of the body that are still to be received; 0: none is coming."""
 
 
+class _Turn:
+    """Which connections have something to send at the end of the reactor's turn."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = ref(reactor)  # it is the key under which this is kept
+        self._waiting: list[_Fast] = []
+
+    def add(self, connection: _Fast) -> None:
+        self._waiting.append(connection)
+        if len(self._waiting) == 1:
+            later: Any = self._reactor()
+            later.callLater(0, self._end)
+
+    def _end(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            try:
+                connection.end_of_turn()
+            except Exception:
+                # A fault of ours, but one connection is all that it may cost.
+                log.failure("sending")
+                connection.abortConnection()
+
+
+_turns: WeakKeyDictionary[Any, _Turn] = WeakKeyDictionary()
+
+
+def _turn_of(reactor: Any) -> _Turn:
+    turn = _turns.get(reactor)
+    if turn is None:
+        turn = _turns[reactor] = _Turn(reactor)
+    return turn
+
+
 class _Fast(tcp.Connection):
     """The mixin of server and client side. The protocol provides :class:`FastProtocol`."""
 
@@ -84,7 +122,8 @@ class _Fast(tcp.Connection):
     _wakes_at = 1
     _widen = False  # to be done once a body comes that was asked for: others must not fill our memory
     _armed = False  # the reactor says when the socket takes more
-    _soon = False  # doWrite comes at the end of this turn
+    _soon = False  # what was written goes out at the end of this turn
+    _slices = False  # the protocol may have one
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
 
@@ -112,16 +151,44 @@ class _Fast(tcp.Connection):
             super().startWriting()  # it is being connected: the kernel says when that is done
         elif not self._armed and not self._soon:
             self._soon = True
-            later: Any = self.reactor
-            later.callLater(0, self._write_soon)
+            _turn_of(self.reactor).add(self)
 
-    def _write_soon(self) -> None:
+    def end_of_turn(self) -> None:
+        """Send what was written, and what the protocol has."""
         self._soon = False
-        if self.connected and not self.disconnected and not self._armed:
-            lost = self.doWrite()
-            # An error comes again, and then the reactor hears it.
-            if lost is not None or self.blocked:
-                self._arm()
+        if not self.connected or self.disconnected or self._armed:
+            return
+        if self._only_messages:
+            self._send_messages()
+            return
+        lost = self.doWrite()
+        # An error comes again, and then the reactor hears it.
+        if lost is not None or self.blocked:
+            self._arm()
+
+    @property
+    def _only_messages(self) -> bool:
+        """True where nothing is to be done but to send some: nearly always."""
+        return self._tempDataLen > 0 and not (
+            self._slices
+            or self._slice is not None
+            or self.dataBuffer
+            or self.disconnecting
+            or self._writeDisconnecting
+            or self.producerPaused
+        )
+
+    def _send_messages(self) -> None:
+        data = b"".join(self._tempDataBuffer)
+        self._tempDataBuffer, self._tempDataLen = [], 0
+        try:
+            sent = self.socket.send(data)
+        except OSError:  # it is full; or lost, which the reactor hears when that comes again
+            sent = 0
+        self.sent_bytes += sent
+        if sent < len(data):
+            self.dataBuffer, self.offset = data, sent
+            self._arm()
 
     def _arm(self) -> None:
         if self.connected and not self.disconnected:
@@ -129,13 +196,15 @@ class _Fast(tcp.Connection):
             super().startWriting()
 
     def stopWriting(self) -> None:
-        """As the original."""
-        self._armed = False
-        super().stopWriting()
+        """As the original; most often the reactor was not told to begin with."""
+        if self._armed or not self.connected:
+            self._armed = False
+            super().stopWriting()
 
     def slices_ready(self) -> None:
         """The protocol has something for :meth:`FastProtocol.next_slice`."""
         if self.connected and not self.disconnecting:
+            self._slices = True
             self.startWriting()
 
     @property
@@ -164,6 +233,7 @@ class _Fast(tcp.Connection):
         last one too, must not be taken for part of its body.
         """
         budget = TURN
+        self._slices = False
         while True:
             if self._slice is None:
                 if self.unsent or self.disconnecting:

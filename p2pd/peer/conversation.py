@@ -301,6 +301,8 @@ class Conversation(protocol.Protocol):
         if self.lost or self._closing:
             return
         self.transport.write(encode(message) + body)
+        if self._half_closed:
+            self.transport.slices_ready()  # when it is out, it may have been the last
         if self.transport.unsent > MAX_UNSENT + len(body):
             self.abort()
 

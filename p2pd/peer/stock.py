@@ -18,7 +18,14 @@ from p2pd.share.index import Entry, ShareIndex
 from p2pd.wire import messages as m
 
 
-class Company(Protocol):
+class Listener(Protocol):
+    """A conversation, as far as it is told which pieces are here."""
+
+    def send(self, message: m.Message) -> None:
+        """Send a message."""
+
+
+class Company(Listener, Protocol):
     """A conversation, as far as it is told what is here."""
 
     other: Any
@@ -29,9 +36,6 @@ class Company(Protocol):
 
     def concerned(self, file_id: FileId) -> bool:
         """True where the other side is on that file, and to be told of further pieces."""
-
-    def send(self, message: m.Message) -> None:
-        """Send a message."""
 
     def withdrawn(self, file_id: FileId) -> None:
         """A part of that file that was offered is not there any more."""
@@ -209,15 +213,15 @@ class Stock:
         for each in listeners:
             _tell(part, each)
 
-    def catch_up(self, company: Company, file_id: FileId) -> None:
-        """``company`` is about to be sent something of that file: what is new comes with it."""
+    def catch_up(self, listener: Listener, file_id: FileId) -> None:
+        """``listener``, who is on that file, is about to be sent something: what is new comes with it."""
         for part in self._parts.values():
-            if part.file_id == file_id and company.concerned(file_id):
-                _tell(part, company)
+            if part.file_id == file_id:
+                _tell(part, listener)
 
-    def offered(self, company: Company, part: Part) -> None:
-        """``company`` is told of all that is held of it, otherwise."""
-        part.announcing.knows(company, part.held.mask)
+    def offered(self, listener: Listener, part: Part) -> None:
+        """``listener`` is told of all that is held of it, otherwise."""
+        part.announcing.knows(listener, part.held.mask)
 
     def end(self, part: Part, *, done: bool) -> None:
         """It comes no more; ``done``: it is a file of the share, and listed."""
@@ -234,6 +238,6 @@ class Stock:
             callback(name)
 
 
-def _tell(part: Part, listener: Company) -> None:
+def _tell(part: Part, listener: Listener) -> None:
     for text in format_parts(part.announcing.news(listener, part.held.mask), m.MAX_PIECES_TEXT):
         listener.send(m.HavePiece(part.file_id, text))

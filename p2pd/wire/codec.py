@@ -120,7 +120,7 @@ _PLAIN = re.compile(
 )
 """What :func:`encode` makes of a flat message behind its opening brace. No quote stands in it but those
 around keys and values, so ``": `` is there once for each key."""
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().raw_decode
 
 
 @attrs.frozen
@@ -159,7 +159,7 @@ def _decode_plain(cls: type[Message], flat: _Flat, rest: bytes) -> Message | Non
     if _PLAIN.fullmatch(rest) is None:
         return None
     try:
-        fields, _ = _scan("{" + rest.decode("utf-8"), 0)
+        fields, _ = _scan("{" + rest.decode("utf-8"))
         values = [fields[name] for name, _ in flat.kinds]
         if len(fields) != rest.count(b'": '):
             return None  # a key stands twice
@@ -167,7 +167,7 @@ def _decode_plain(cls: type[Message], flat: _Flat, rest: bytes) -> Message | Non
             if type(value) is not kind:
                 return None
         return cls(*values)
-    except (ValueError, KeyError, StopIteration):
+    except (ValueError, KeyError):
         return None
 
 

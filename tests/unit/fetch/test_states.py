@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from p2pd.fetch.runs import LEAST_NAMED
 from p2pd.fetch.sources import FORGIVEN, REST
-from p2pd.fetch.transfer import LEAST_NAMED, MOST_GETS, STALL
+from p2pd.fetch.transfer import MOST_GETS, STALL
 from tests.unit.fetch.states import PIECE, Fetching, Serving
 
 # What is asked of whom

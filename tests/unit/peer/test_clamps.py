@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import succeed
 
 from p2pd.fetch.granting import ALONE
-from p2pd.fetch.transfer import MAX_RUN, Transfer
+from p2pd.fetch.runs import MAX_RUN
+from p2pd.fetch.transfer import Transfer
 from p2pd.model import FileId, Manifest, Offer, PeerId
 from p2pd.peer.answering import MAX_PIECE_SIZES
 from p2pd.peer.offers import HASHING_GRACE, HASHING_PACE, Offers

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pd.errors import ProtocolError
+from p2pd.wire import codec
 from p2pd.wire import messages as m
 from p2pd.wire.codec import Body, Decoder, UnknownVerb, decode_line, encode
 from p2pd.wire.fields import sentence
@@ -211,3 +212,46 @@ def test_names_cannot_break_a_line() -> None:
 def test_peer_names_are_printable(name: str) -> None:
     with pytest.raises(ValueError, match="peer name"):
         m.Hello(1, 0, PEER, name, 7001)
+
+
+# Lines that look like ours, and lines that nearly do: keys twice, missing, in another order, of another type.
+_KEYS = st.sampled_from(
+    ["grant", "offset", "length", "first", "count", "bytes", "file", "pieces", "place", "once"]
+)
+_VALUES = st.sampled_from([
+    "0", "1", "7", "-0", "-1", "007", "1.0", "1e3", "true", "false", "null", "NaN",
+    "9" * 18, "9" * 19, "9" * 20, f'"{FILE}"', '"0-3,7"', '""', '"a\\n"', '"\\u0041"',
+    '"\x01"', '"\x7f"', '"\u00e4"', '"a\\"', '{}', '[]', '"x": 1',
+])  # fmt: skip
+_PAIRS = st.lists(st.tuples(_KEYS, _VALUES), max_size=7)
+
+
+@given(
+    st.sampled_from(["grant", "get", "data", "have piece", "want", "cancel"]),
+    _PAIRS,
+    st.sampled_from([", ", ",", " , "]),
+    st.sampled_from([": ", ":", " : "]),
+    st.sampled_from(["}", "} ", "", "}}", "}x"]),
+    st.booleans(),
+)
+def test_the_short_way_takes_nothing_that_the_careful_one_does_not(
+    verb: str, pairs: list[tuple[str, str]], comma: str, colon: str, end: str, complete: bool
+) -> None:
+    if complete:
+        fitting = {"file": f'"{FILE}"', "pieces": '"0-3,7"', "once": "true"}
+        missing = [field.name for field in m.PEER_TO_PEER[verb].__attrs_attrs__]  # type: ignore[attr-defined]
+        pairs = [(name, fitting.get(name, "5")) for name in missing] + pairs
+    inside = comma.join(f'"{key}"{colon}{value}' for key, value in pairs)
+    line = f"{verb} {{{inside}{end}".encode()
+
+    def outcome(decode: Any) -> object:
+        try:
+            return decode(line, m.PEER_TO_PEER)
+        except ProtocolError as error:
+            return str(error)
+
+    def carefully(line: bytes, table: Any) -> object:
+        verb, _, rest = line.partition(b" {")
+        return codec._decode_carefully(table[verb.decode()], verb.decode(), rest)
+
+    assert outcome(decode_line) == outcome(carefully)
