@@ -183,6 +183,10 @@ class Picker:
         """The pieces of the source, as :func:`p2pd.pieces.mask_of` gives them."""
         return self._sources[key].have
 
+    def complete(self, key: SourceKey) -> bool:
+        """True where the source has all pieces."""
+        return self._sources[key].complete
+
     def has(self, key: SourceKey, piece: int) -> bool:
         """True where the source has ``piece``."""
         return bool(self._sources[key].have >> piece & 1)

@@ -12,6 +12,8 @@ REST = 1.0
 LONGEST_REST = 10.0
 """Seconds for which it is asked for nothing then, doubled each time until a piece of its is right: who
 takes requests and does not serve them is not to keep the last pieces from the others."""
+USELESS = 10.0
+"""One that has nothing new for this long is of no use, where there are others."""
 REMEMBERED = 1000
 """Peers whose failures are counted; the one that failed longest ago is forgotten first."""
 
@@ -39,6 +41,8 @@ class Source:
     bytes: int = 0
     rate: float = 0.0
     heard: float = 0.0
+    news: float = 0.0
+    """When it sent or announced something, or came."""
     idle: bool = True  # it has no `want` of ours
     stalled: bool = False
     spare: bool = False  # others pass on what it gave them: it is to give each piece once
@@ -52,6 +56,10 @@ class Source:
     aside: bool = False  # asked for nothing for a moment, to see what the others do then
     _window: int = 0
     _window_start: float = 0.0
+
+    def useless(self, now: float) -> bool:
+        """True where it had nothing new for long, and nothing is asked of it."""
+        return now - self.news > USELESS and not self.gets
 
     def measure(self, count: int, now: float) -> None:
         """Count received bytes into the rate (mean of about the last second)."""

@@ -320,7 +320,16 @@ class Transfer:
             self._failed(source, now)
         self._wake(now)
 
+    def useless(self, now: float) -> list[SourceKey]:
+        """Partial sources that neither sent nor announced anything for long."""
+        return [
+            source.key
+            for source in self.sources.values()
+            if source.useless(now) and not self._picker.complete(source.key)
+        ]
+
     def _heard_of(self, source: Source, now: float) -> None:
+        source.news = now
         if not source.spare:
             self._news = now
             self._passed_on = True

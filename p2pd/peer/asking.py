@@ -52,7 +52,8 @@ class _Asked:
 class Asking:
     """See the module. ``allowed`` says who is asked; ``offered`` is told each `have`.
 
-    ``left`` is told when a conversation that was asked on is over, ``answered`` of every other answer.
+    ``left`` is told when a conversation that was asked on is over, ``answered`` of every other answer;
+    ``useless`` gives those who have had nothing new for long.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Asking:
         offered: Callable[[Fetching, Offer, Bitfield | None], None],
         left: Callable[[Fetching], None],
         answered: Callable[[], None],
+        useless: Callable[[float], list[Fetching]],
         neighbours: Neighbours,
     ) -> None:
         self._name = name
@@ -76,7 +78,9 @@ class Asking:
         self._answered = answered
         self._asked: dict[PeerId, _Asked] = {}
         self._hinted: dict[PeerId, PeerInfo] = {}
+        self._useless = useless
         self._neighbours = neighbours
+        self._quit: set[PeerId] = set()  # who was left for another: not asked because he asks
         self._stopped = False
 
     def sweep(self, now: float) -> None:
@@ -93,9 +97,12 @@ class Asking:
                 self._offers.unreachable(peer)
         on_it = [peer for peer, asked in self._asked.items() if self._on_it(asked)]
         pending = sum(1 for asked in self._asked.values() if not asked.answered)
-        chosen = self._neighbours.choose(here, on_it, pending)
+        self._leave_one(here, on_it, now)
+        chosen = self._neighbours.choose(here, on_it, now, pending)
+        chosen += [peer for peer in here if self._comes(peer) and self._neighbours.welcome(on_it)]
         new = [peer for peer in chosen if peer not in self._asked]
-        for peer in new:
+        for peer in dict.fromkeys(new):
+            self._quit.discard(peer)
             self._asked[peer] = _Asked(here[peer])
             self._offers.asked(peer, here[peer].name, now)
         # Of very many not all are asked, but they are before nobody is said to have it.
@@ -111,6 +118,23 @@ class Asking:
             elif asked.source is not None and asked.anew_at is not None and now >= asked.anew_at:
                 asked.anew_at = None
                 self._ask(asked, asked.source)
+
+    def _comes(self, peer: PeerId) -> bool:
+        """True where it asks us for the file, and was not asked."""
+        if peer in self._asked or peer in self._quit:
+            return False
+        conversation = self._contacts.with_peer(peer)
+        return conversation is not None and conversation.asks_for(self._name)
+
+    def _leave_one(self, here: dict[PeerId, PeerInfo], on_it: list[PeerId], now: float) -> None:
+        found = {asked.info.id: source for source in self._useless(now) if (asked := self._of(source))}
+        peer = self._neighbours.leave(here, found, now)
+        if peer is not None:
+            self._quit.add(peer)
+            self.withdraw(found[peer])
+            self._left(found[peer])
+            if peer in on_it:
+                on_it.remove(peer)
 
     def _on_it(self, asked: _Asked) -> bool:
         """True where it has some of the file, or fetches it too."""

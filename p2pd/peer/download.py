@@ -218,6 +218,10 @@ class Download:
         if self._intake is not None:
             self._intake.drop(source)
 
+    def useless(self, now: float) -> list[Fetching]:
+        """Part of :class:`~p2pd.peer.seeking.Seeker`."""
+        return self._intake.useless(now) if self._intake is not None else []
+
     def untrusted(self, source: Fetching) -> float:
         """Part of :class:`~p2pd.peer.intake.Owner`."""
         return self._seeking.distrust(source)
@@ -454,7 +458,6 @@ class Download:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Part of :class:`~p2pd.peer.seeking.Seeker`."""
-
         ensureDeferred(work).addErrback(self.broken)
 
     def broken(self, failure: Any) -> None:

@@ -158,6 +158,10 @@ class Intake:
         """What it waited for, and how near to its bound it came."""
         return self.account.seconds, self.account.bound
 
+    def useless(self, now: float) -> list[Fetching]:
+        """Those who had nothing new for long."""
+        return [self._reached[key][0] for key in self.transfer.useless(now) if key in self._reached]
+
     # The Driver of the transfer
 
     def want(self, source: SourceKey, count: int, place: int, once: bool) -> None:

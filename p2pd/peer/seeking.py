@@ -54,6 +54,9 @@ class Seeker(Protocol):
     def source_left(self, source: Fetching) -> None:
         """A conversation is over."""
 
+    def useless(self, now: float) -> list[Fetching]:
+        """Whom it fetches from, and who had nothing new for long."""
+
     def offers_closed(self) -> None:
         """What is complete may get its name."""
 
@@ -91,7 +94,7 @@ class Seeking:
         self._asking = Asking(
             job.name, house.contacts, self._offers,
             allowed=self._allowed, offered=self._offered, left=self._left, answered=self.check,
-            neighbours=Neighbours(f"{house.label} {job.transfer}"),
+            useless=seeker.useless, neighbours=Neighbours(f"{house.label} {job.transfer}"),
         )  # fmt: skip
         self._lists: ListAsking | None = None
         self._local: Entry | None = None

@@ -116,12 +116,8 @@ class Machine:
         self._grants: dict[int, tuple[Machine, Run]] = {}  # given: to whom, for what
         self._flows: dict[int, Flow] = {}
         self._gets: dict[tuple[int, int], Run] = {}
-        self.here = self.dead = False
-
-    def join(self) -> None:
-        """It begins."""
-        self.here = True
-        self.tick()
+        self._asking: dict[int, None] = {}  # who has not answered yet
+        self.dead = False
 
     def die(self) -> None:
         """It is gone, and everybody it talked to sees that."""
@@ -133,6 +129,7 @@ class Machine:
 
     def lost(self, other: Machine) -> None:
         """The conversation with ``other`` is over."""
+        self._asking.pop(other.number, None)
         if self.met.pop(other.number, None) is None:
             return
         for key in [key for key in self._gets if key[0] == other.number]:
@@ -158,14 +155,44 @@ class Machine:
     def _meet(self) -> None:
         if self.transfer is None or self.transfer.done:
             return
-        known = self.swarm.known
-        for number in self._choosing.choose(known, {*self.met, self.number}):
+        known, now = self.swarm.known, self.clock.now
+        useless = [number for number in self.transfer.useless(now) if isinstance(number, int)]
+        left = self._choosing.leave(known, useless, now)
+        if left is not None:
+            self._leave(known[left])
+        for number in self._choosing.choose(known, {self.number, *self._in_touch()}, now):
             other = known[number]
-            self.met[number] = other
-            other.met[self.number] = self
-            self._say(other, other.asked, self)
-            if other.transfer is not None and not other.transfer.done:
-                other._say(self, self.asked, other)
+            self._ask(other)
+            self._say(other, other.met_by, self)
+
+    def met_by(self, other: Machine) -> None:
+        """Who is asked by somebody asks him, too."""
+        if self.transfer is None or self.transfer.done:
+            return
+        in_touch = self._in_touch()
+        if other.number not in in_touch and self._choosing.welcome(in_touch):
+            self._ask(other)
+
+    def _in_touch(self) -> set[int]:
+        assert self.transfer is not None
+        return {*self._asking, *(key for key in self.transfer.sources if isinstance(key, int))}
+
+    def _ask(self, other: Machine) -> None:
+        self.met[other.number], other.met[self.number] = other, self
+        self._asking[other.number] = None
+        self._say(other, other.asked, self)
+
+    def _leave(self, other: Machine) -> None:
+        """It is asked no more; it may go on asking."""
+        assert self.transfer is not None
+        for key in [key for key in self._gets if key[0] == other.number]:
+            del self._gets[key]
+        self.transfer.remove_source(other.number, self.clock.now)
+        self._say(other, other.unwanted, self)
+
+    def unwanted(self, other: Machine) -> None:
+        """`withdraw`, and `want` of none."""
+        self.granting.unwanted(other.number, FILE, self.clock.now)
 
     def asked(self, other: Machine) -> None:
         """`req`."""
@@ -174,6 +201,7 @@ class Machine:
 
     def offered(self, other: Machine, have: Bitfield) -> None:
         """`have`."""
+        self._asking.pop(other.number, None)
         if self.transfer is None or other.number not in self.met:
             return
         if other.number not in self.transfer.sources:
@@ -343,14 +371,16 @@ class Swarm:
         self.peers = [Machine(self, number, *plan.rates(number)) for number in range(1, plan.peers + 1)]
         self.known: dict[int, Machine] = {}
         self._enter(self.owner)
+        self.owner.tick()
         jitter = random.Random(plan.seed)
         for peer in self.peers:
+            self.clock.later(plan.start(peer.number), self._enter, peer)
+        for peer in self.peers:
             # Nobody's clock ticks with another's.
-            self.clock.later(plan.start(peer.number) + jitter.random() * LATENCY, self._enter, peer)
+            self.clock.later(plan.start(peer.number) + jitter.random() * LATENCY, peer.tick)
 
     def _enter(self, machine: Machine) -> None:
         self.known[machine.number] = machine
-        machine.join()
 
     @property
     def owner_sent(self) -> int:

@@ -97,6 +97,15 @@ def test_a_swarm_comes_close_to_the_bound() -> None:
     assert found["owner_copies"] < 1.15
 
 
+def test_of_a_hundred_with_neighbours_nobody_is_far_behind() -> None:
+    swarm = Swarm(Plan(peers=100, size=50 * 2**20, piece_size=2**20, up=12.5e6, down=12.5e6, owner_up=12.5e6))
+    ratio = swarm.run() / swarm.plan.bound().seconds
+    assert ratio < 1.8
+    met = [len(peer.met) for peer in swarm.peers]
+    assert min(met) >= 15
+    assert max(met) <= 45
+
+
 def test_a_slow_one_holds_up_nobody() -> None:
     plan = Plan(
         peers=8, size=64 * 2**20, piece_size=128 * 1024, up=12.5e6, down=12.5e6, owner_up=12.5e6, slow=12.5e5

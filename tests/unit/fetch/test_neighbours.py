@@ -1,0 +1,91 @@
+"""Who is in touch with whom, of very many."""
+
+from __future__ import annotations
+
+from p2pd.fetch.neighbours import ALL_BELOW, FIRST, MOST, SETTLED, SWAP, WANTED, Neighbours
+from p2pd.fetch.sources import USELESS
+from tests.unit.fetch.test_transfer import field, make
+
+MANY = range(1000)
+
+
+def test_few_all_talk_to_all() -> None:
+    assert Neighbours("x").choose(range(ALL_BELOW), [3], 0.0) == [n for n in range(ALL_BELOW) if n != 3]
+
+
+def test_of_many_half_are_chosen_and_later_those_who_did_not_come() -> None:
+    one = Neighbours("x")
+    chosen = one.choose(MANY, [], 0.0)
+    assert len(set(chosen)) == FIRST
+    assert one.choose(MANY, chosen, SETTLED / 2) == []
+    came = [*chosen, *(n for n in MANY if n not in chosen)][: FIRST + 4]
+    later = one.choose(MANY, came, SETTLED)
+    assert len(later) == WANTED - FIRST - 4
+    assert not set(later) & set(came)
+
+
+def test_who_was_asked_and_has_not_answered_counts() -> None:
+    assert len(Neighbours("x").choose(MANY, [], 0.0, asked=FIRST - 2)) == 2
+
+
+def test_others_choose_others() -> None:
+    assert Neighbours("x").choose(MANY, [], 0.0) != Neighbours("y").choose(MANY, [], 0.0)
+
+
+def test_who_asks_us_is_welcome_up_to_a_number() -> None:
+    one = Neighbours("x")
+    assert one.welcome(range(MOST - 1))
+    assert not one.welcome(range(MOST))
+
+
+def test_a_useless_neighbour_is_left_for_another() -> None:
+    one = Neighbours("x")
+    met = one.choose(MANY, [], 0.0)
+    met += one.choose(MANY, met, SETTLED)
+    useless = met[3:5]
+    left = one.leave(MANY, useless, 20.0)
+    assert left in useless
+    met.remove(left)
+    drawn = one.choose(MANY, met, 20.0)
+    assert len(drawn) == 1
+    assert drawn[0] != left
+    assert drawn[0] not in met
+
+
+def test_one_at_a_time_is_left_and_nobody_among_few() -> None:
+    one = Neighbours("x")
+    assert one.leave(MANY, [1, 2], 20.0) is not None
+    assert one.leave(MANY, [1, 2], 20.0 + SWAP / 2) is None
+    assert one.leave(MANY, [1, 2], 20.0 + SWAP) is not None
+    assert one.leave(MANY, [], 40.0) is None
+    assert one.leave(range(ALL_BELOW), [1, 2], 60.0) is None
+
+
+def test_who_was_left_comes_again_when_all_were_tried() -> None:
+    one = Neighbours("x")
+    known = range(ALL_BELOW + 1)
+    met: list[int] = []
+    seen: set[int] = set()
+    now = 0.0
+    while seen != set(known):
+        new = one.choose(known, met, now)
+        assert len(met) + len(new) <= WANTED
+        met += new
+        seen.update(new)
+        now += SETTLED
+        left = one.leave(known, met, now)
+        assert left is not None
+        met.remove(left)
+        assert now < 200, "everybody is tried"
+
+
+def test_useless_is_a_partial_source_without_news() -> None:
+    transfer, _ = make(3)
+    transfer.add_source("part", "a", field("100"), 0.0)
+    transfer.add_source("all", "b", None, 0.0)
+    transfer.add_source("talks", "c", field("100"), 0.0)
+    assert transfer.useless(USELESS) == []
+    transfer.source_has("talks", 0b010, USELESS)
+    assert transfer.useless(USELESS + 0.5) == ["part"]
+    transfer.source_has("part", 0b100, USELESS + 0.6)
+    assert transfer.useless(USELESS + 0.7) == []
