@@ -1,0 +1,134 @@
+"""Whom a `req` goes to where very many are here: some, those who ask us, and another for one of no use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+
+from p2pd.fetch.neighbours import FIRST, SETTLED, SWAP, WANTED, Neighbours
+from p2pd.model import FileId, Offer, PeerId, PeerInfo
+from p2pd.peer.asking import Asking
+from p2pd.peer.offers import Offers
+
+OFFER = Offer("f", 10, 5, FileId("ab" * 32))
+
+
+@attrs.define(eq=False)
+class Other:
+    """A peer and the conversation with it, as far as asking knows of them."""
+
+    info: PeerInfo
+    asks: bool = False
+    asked: int = 0
+    withdrawn: int = 0
+    ended: bool = False
+
+    @property
+    def fetching(self) -> Other:
+        return self
+
+    @property
+    def link(self) -> Other:
+        return self
+
+    def asks_for(self, name: str) -> bool:
+        return self.asks
+
+    def ask(self, name: str, asker: Any, piece_size: int = 0) -> int:
+        self.asked += 1
+        return self.asked
+
+    def withdraw(self, number: int) -> None:
+        self.withdrawn += 1
+
+
+class Many:
+    """So many peers, and one that asks them."""
+
+    def __init__(self, count: int) -> None:
+        self.others = {
+            PeerId(f"{i:032x}"): Other(PeerInfo(PeerId(f"{i:032x}"), f"p{i}", "10.0.0.1", 1 + i))
+            for i in range(count)
+        }
+        self.useless: list[Other] = []
+        self.left: list[Other] = []
+        self.asking = Asking(
+            "f", self, Offers(0.0),  # type: ignore[arg-type]
+            allowed=lambda info: True, offered=lambda *args: None, left=self.left.append,  # type: ignore[arg-type]
+            answered=lambda: None, useless=lambda now: self.useless,  # type: ignore[arg-type,return-value]
+            neighbours=Neighbours("x"),
+        )  # fmt: skip
+
+    def active(self) -> list[PeerInfo]:
+        return [other.info for other in self.others.values()]
+
+    def with_peer(self, peer: PeerId) -> Other:
+        return self.others[peer]
+
+    def reach(self, info: PeerInfo) -> Deferred[Other]:
+        return succeed(self.others[info.id])
+
+    def now(self) -> float:
+        return 0.0
+
+    @property
+    def asked(self) -> set[PeerId]:
+        return {peer for peer, other in self.others.items() if other.asked > other.withdrawn}
+
+    def sweep(self, now: float) -> None:
+        """And all answer that they have some."""
+        self.asking.sweep(now)
+        for peer in self.asked:
+            self.asking.offered(self.others[peer], OFFER, None)  # type: ignore[arg-type]
+
+
+def test_few_are_asked_first_and_more_where_they_do_not_come_by_themselves() -> None:
+    many = Many(200)
+    many.sweep(0.0)
+    assert len(many.asked) == FIRST
+    many.sweep(SETTLED / 2)
+    assert len(many.asked) == FIRST
+    many.sweep(SETTLED)
+    assert len(many.asked) == WANTED
+    many.sweep(SETTLED * 9)
+    assert len(many.asked) == WANTED
+
+
+def test_who_asks_is_asked_too() -> None:
+    many = Many(200)
+    many.sweep(0.0)
+    stranger = next(peer for peer in many.others if peer not in many.asked)
+    many.others[stranger].asks = True
+    many.sweep(0.1)
+    assert stranger in many.asked
+    assert len(many.asked) == FIRST + 1
+
+
+def test_one_of_no_use_is_left_for_another_though_it_asks() -> None:
+    many = Many(200)
+    many.sweep(0.0)
+    many.sweep(SETTLED)
+    before = many.asked
+    dull = many.others[next(iter(before))]
+    dull.asks = True
+    many.useless = [dull]
+    many.sweep(SETTLED + SWAP)
+    many.useless = []
+    assert many.left == [dull]
+    assert dull.info.id not in many.asked
+    assert len(many.asked) == WANTED
+    assert len(many.asked - before) == 1
+    many.sweep(SETTLED + 2 * SWAP)
+    assert dull.info.id not in many.asked
+
+
+def test_of_few_all_are_asked_and_none_is_left() -> None:
+    many = Many(40)
+    many.sweep(0.0)
+    assert len(many.asked) == 40
+    many.useless = [many.others[next(iter(many.asked))]]
+    many.sweep(100.0)
+    assert many.left == []
+    assert len(many.asked) == 40
