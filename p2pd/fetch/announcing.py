@@ -14,6 +14,8 @@ EACH = 0.01
 """Seconds more or less for each who is told: so many announcements come to everybody in that time."""
 MOST = 1.0
 """Seconds for which they are gathered at most."""
+TOGETHER = 5.0
+"""Once a transfer is under way they are gathered until each is of one piece for so many who are told."""
 
 ListenerKey = object
 
@@ -25,18 +27,28 @@ class Announcing:
         self._told: dict[ListenerKey, int] = {}
         self._due = False
         self._last = float("-inf")
+        self._gained = 0
+        self._each = 0.0  # seconds that a piece took, of late
 
-    def gained(self, now: float) -> float | None:
-        """A piece is held. The seconds after which :meth:`due` is due; None where that was said already."""
+    def gained(self, now: float, *, begun: bool = False) -> float | None:
+        """A piece is held. The seconds after which :meth:`due` is due; None where that was said already.
+
+        ``begun``: there are many already, so who is told of this one a little later can do without.
+        """
+        self._gained += 1
         if self._due:
             return None
         self._due = True
-        gather = min(max(GATHER, EACH * len(self._told)), MOST)
-        return max(self._last + gather - now, 0.0)
+        gather = max(GATHER, EACH * len(self._told))
+        if begun:
+            gather = max(gather, self._each * len(self._told) / TOGETHER)
+        return max(self._last + min(gather, MOST) - now, 0.0)
 
     def due(self, listeners: Collection[ListenerKey], now: float) -> None:
         """All who listen are told now, by :meth:`news`; whoever is not among them does no longer."""
-        self._due, self._last = False, now
+        if self._gained:
+            self._each = (now - self._last) / self._gained
+        self._due, self._last, self._gained = False, now, 0
         for key in self._told.keys() - set(listeners):
             del self._told[key]
 

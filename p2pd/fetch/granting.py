@@ -40,6 +40,8 @@ AHEAD = 0.02
 """Seconds of sending that are granted beyond the time in which a grant is used."""
 SWARM_RUN = 0.08
 """A run that we name ourselves is about what goes out in so many seconds, but whole pieces."""
+LEAST_RUN = 128 * 1024
+"""But so many bytes at least, as soon as our rate is known: each run costs both sides the same work."""
 LEAST_BURDEN = 2
 BURDEN = 8
 """Who wants each piece once has at most so many, and this part of the file, that nobody else has: he
@@ -402,7 +404,8 @@ class Granting:
             limit = max(GRANT_BYTES, stock.piece_size)
             expected = min(limit, max(int(self.rate * ALONE_RUN) or FIRST_RUN, stock.piece_size))
         else:
-            pieces = max(1, int(self.rate * SWARM_RUN) // stock.piece_size)
+            wanted = max(int(self.rate * SWARM_RUN), LEAST_RUN) if self.rate else 0
+            pieces = max(1, wanted // stock.piece_size)
             limit = expected = pieces * stock.piece_size
             if stock.complete:
                 run = self._choose(client, pieces)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from p2pd.fetch.sources import Source
+from p2pd.pieces import Bitfield
 
 FIRST_RUN = 128 * 1024
 """Bytes asked for at once before a source's rate is known: others may want some in a moment."""
@@ -13,6 +14,8 @@ RUN_SECONDS = 0.1
 SWARM_RUN = 0.08
 """In a swarm it is what comes from all together in so many seconds: each source has others to send to, but
 sends each range as fast as its link is,"""
+LEAST_RUN = 128 * 1024
+"""or so many bytes,"""
 BEGUN = 20
 """as soon as this part of the file is here: before, what comes in is to go out to somebody at once."""
 MAX_RUN = 64 * 1024 * 1024
@@ -23,10 +26,16 @@ LEAST_NAMED = 1024 * 1024
 it names little where it is honest, and is not to have all that is missing asked of it where it is not."""
 
 
+def begun(held: Bitfield) -> bool:
+    """True once enough is here that nobody waits for each piece of it."""
+    return len(held) * BEGUN >= held.count
+
+
 def length(source: Source, swarm: Iterable[Source]) -> int:
     """Bytes that we choose ourselves; ``swarm``: all sources, where there is one and it is under way."""
     alone = int(source.rate * RUN_SECONDS) or FIRST_RUN
-    return max(alone, int(sum(each.rate for each in swarm) * SWARM_RUN))
+    together = sum(each.rate for each in swarm)
+    return max(alone, int(together * SWARM_RUN), LEAST_RUN) if together else alone
 
 
 def named(source: Source) -> int:

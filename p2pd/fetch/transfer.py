@@ -428,8 +428,8 @@ class Transfer:
 
     def _run_length(self, source: Source, limit: int) -> int:
         """How many pieces to ask for at once."""
-        begun = self._picker.swarm and len(self.held) * runs.BEGUN >= self.held.count
-        wanted = runs.length(source, self.sources.values() if begun else ())
+        swarm = self._picker.swarm and runs.begun(self.held)
+        wanted = runs.length(source, self.sources.values() if swarm else ())
         if len(self.sources) > 1:
             wanted = min(wanted, self._picker.missing * self._piece_size // (2 * len(self.sources)))
         return self._pieces(source, wanted, limit)

@@ -12,6 +12,7 @@ import attrs
 from p2pd.errors import NotFoundError, StorageError
 from p2pd.fetch.announcing import Announcing
 from p2pd.fetch.granting import Granting
+from p2pd.fetch.runs import begun
 from p2pd.model import FileId, Manifest
 from p2pd.pieces import Bitfield, format_parts
 from p2pd.share.index import Entry, ShareIndex
@@ -200,7 +201,7 @@ class Stock:
         self._granting.gained(part.file_id, now)
         if len(part.held) == 1:
             self._tell_changed(part.name)  # the first one: it was not offered before
-        due = part.announcing.gained(now)
+        due = part.announcing.gained(now, begun=begun(part.held))
         if due is not None:
             self._later(due, lambda: self.announce(part))
 

@@ -16,6 +16,7 @@ from p2pd.fetch.announcing import Announcing
 from p2pd.fetch.granting import Granting
 from p2pd.fetch.neighbours import Neighbours
 from p2pd.fetch.picker import Run
+from p2pd.fetch.runs import begun
 from p2pd.fetch.transfer import TICK, Transfer
 from p2pd.pieces import Bitfield, piece_count, piece_length
 from p2pd.simulate.network import FRAMING, LATENCY, Clock, Flow, Link
@@ -322,7 +323,7 @@ class Machine:
                 self.transfer.piece_written(piece)
                 self.swarm.piece_came(self, other, piece)
                 self.granting.gained(FILE, now)
-                due = self._announcing.gained(now)
+                due = self._announcing.gained(now, begun=begun(self.held))
                 if due is not None:
                     self.clock.later(due, self._announce)
         if self.transfer.done and self.done_at is None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.fetch.announcing import EACH, GATHER, MOST, Announcing
+from p2pd.fetch.announcing import EACH, GATHER, MOST, TOGETHER, Announcing
 
 
 def test_what_comes_within_a_moment_is_told_together() -> None:
@@ -29,6 +29,23 @@ def test_the_more_are_told_the_longer_it_is_gathered_but_not_for_ever() -> None:
             announcing.knows(listener, 0)
         announcing.due(range(count), 1.0)
         assert announcing.gained(1.0) == min(EACH * count, MOST)
+
+
+def test_once_under_way_as_many_pieces_are_told_together_as_it_takes_to_be_worth_it() -> None:
+    slow, fast = Announcing(), Announcing()
+    listeners = range(10)
+    for announcing, pieces in ((slow, 5), (fast, 50)):
+        for listener in listeners:
+            announcing.knows(listener, 0)
+        announcing.due(listeners, 1.0)
+        for _ in range(pieces):
+            announcing.gained(1.5)
+        announcing.due(listeners, 2.0)
+    # A piece took 0.2 s and 0.02 s: two of them for ten who are told.
+    assert slow.gained(2.0, begun=True) == pytest.approx(10 / TOGETHER * 0.2)
+    assert fast.gained(2.0, begun=True) == pytest.approx(GATHER)
+    slow.due(listeners, 2.5)
+    assert slow.gained(2.5) == pytest.approx(GATHER)
 
 
 def test_who_heard_with_something_else_is_not_told_again() -> None:
