@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import select
 import signal
@@ -22,6 +23,7 @@ from twisted.logger import (
     ILogObserver,
     LogEvent,
     formatEventAsClassicLogText,
+    formatTime,
 )
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
@@ -36,6 +38,9 @@ AT_ONCE = 4096
 """Bytes that a pipe or a socket takes without a wait where it takes any at all."""
 TRY_AGAIN = 0.5
 """Seconds between tries to write what waits."""
+GATHER = 0.1
+"""Seconds for which lines of which there are many are gathered: to write each by itself, and to wake
+whoever reads it, takes a swarm more time than all else that it does for a piece."""
 AT_EXIT = 0.5
 """Seconds that the reader has at the end to take what waits."""
 
@@ -47,8 +52,8 @@ class Out(Protocol):
     def waiting(self) -> bool:
         """True where :meth:`flush` should be tried again."""
 
-    def write(self, line: str) -> None:
-        """One line or several, with their line feeds."""
+    def write(self, *lines: str) -> None:
+        """Lines, with their line feeds."""
 
     def flush(self) -> None:
         """Write what waits, as far as that goes now."""
@@ -67,11 +72,12 @@ class PipeOut:
         """Part of :class:`Out`."""
         return bool(self._waiting or self._lost) and self._descriptor is not None
 
-    def write(self, line: str) -> None:
+    def write(self, *lines: str) -> None:
         """Part of :class:`Out`."""
         if self._descriptor is None:
             return
-        self._put(line)
+        for line in lines:
+            self._put(line)
         self.flush()
 
     def _put(self, line: str) -> None:
@@ -121,9 +127,9 @@ class FileOut:
 
     waiting = False
 
-    def write(self, line: str) -> None:
+    def write(self, *lines: str) -> None:
         """Part of :class:`Out`."""
-        said = line
+        said = line = "".join(lines)
         if self._lost:
             # The line that met the full disk may have lost its end.
             said = f"\n{_now()} [-] {self._lost} lines of the log were lost here: they could not be written\n"
@@ -131,7 +137,7 @@ class FileOut:
         try:
             self._file.write(said)
         except (OSError, ValueError, AttributeError):  # AttributeError: LogFile's own way to be closed
-            self._lost += 1
+            self._lost += len(lines)
             self._reopen()
         else:
             self._lost = 0
@@ -168,15 +174,43 @@ class Console:
         self._lock = threading.RLock()
         self._reactor: Any = None
         self._due = False
+        self._gathered: list[str] = []
+        self._written = float("-inf")
 
     def __call__(self, event: LogEvent) -> None:
         """Part of ILogObserver."""
         with self._lock:
             if event.get("unlimited") or self._limiter.allows(_kind(event), _often(event), self._clock()):
-                text = formatEventAsClassicLogText(event)
-                if text is not None:
-                    self._out.write(text)
+                if _often(event) and "line" in event:
+                    self._gather(_quickly(event))
+                else:
+                    text = formatEventAsClassicLogText(event)
+                    if text is not None:
+                        self._write(text)
             self._look_later()
+
+    def _gather(self, text: str) -> None:
+        now = self._clock()
+        if self._reactor is None or (not self._gathered and now - self._written >= GATHER):
+            self._written = now
+            self._out.write(text)
+            return
+        self._gathered.append(text)
+        if len(self._gathered) == 1:
+            self._reactor.callFromThread(self._reactor.callLater, GATHER, self._write_gathered)
+
+    def _write_gathered(self) -> None:
+        with self._lock:
+            self._write()
+            self._look_later()
+
+    def _write(self, *lines: str) -> None:
+        """In their order, also those that were gathered."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._written = self._clock()
+        if gathered or lines:
+            self._out.write(*gathered, *lines)
 
     def attach(self, reactor: Any) -> None:
         """Use ``reactor``'s time from now on; call before it runs, from a tap only."""
@@ -208,12 +242,13 @@ class Console:
 
     def _report(self) -> None:
         for kind, count in self._limiter.report():
-            self._out.write(f"{_now()} [-] {count} more lines suppressed: {kind}\n")
+            self._write(f"{_now()} [-] {count} more lines suppressed: {kind}\n")
 
     def _finish(self) -> None:
         deadline = self._clock() + AT_EXIT
         with self._lock:
             self._report()
+            self._write()
             while self._out.waiting and self._clock() < deadline:
                 time.sleep(0.02)
                 self._out.flush()
@@ -258,6 +293,17 @@ def _writable(descriptor: int) -> bool:
 def _kind(event: LogEvent) -> str:
     kind = event.get("kind")
     return f"{kind} ..." if kind else str(event.get("log_format") or "a message")
+
+
+def _quickly(event: LogEvent) -> str:
+    """What formatEventAsClassicLogText gives for an event of a logger whose text is one ``line``."""
+    level = event["log_level"].name
+    return f"{_time(int(event['log_time']))} [{event['log_namespace']}#{level}] {event['line']}\n"
+
+
+@functools.lru_cache(maxsize=4)
+def _time(seconds: int) -> str:
+    return formatTime(seconds)
 
 
 def _often(event: LogEvent) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import Logger
+from twisted.logger import LogEvent, Logger, formatEventAsClassicLogText
 
-from p2pd.net.console import MAX_WAITING, Console, FileOut, PipeOut, console_for
+from p2pd.net.console import GATHER, MAX_WAITING, Console, FileOut, PipeOut, console_for
 from p2pd.net.flood import OFTEN, RARE, Limiter
 
 
@@ -35,9 +35,11 @@ class List:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.writes = 0
 
-    def write(self, line: str) -> None:
-        self.lines.append(line)
+    def write(self, *lines: str) -> None:
+        self.writes += 1
+        self.lines.extend(lines)
 
     def flush(self) -> None:
         pass
@@ -206,3 +208,40 @@ def test_a_terminal_whose_reader_stalls_is_not_waited_for() -> None:
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_lines_of_which_there_are_many_are_written_together_and_in_order() -> None:
+    out, clock = List(), Reactor()
+    console = Console(out, clock.seconds)
+    console.attach(clock)
+    log = Logger("p2pd.peer", observer=console)
+
+    def note(number: int) -> None:
+        log.info("{line}", line=f"sent piece {number} of f", kind="sent", often=True)
+
+    note(0)
+    assert out.writes == 1  # nothing had been written for long: at once
+    for number in range(1, 5):
+        note(number)
+    assert out.writes == 1
+    clock.advance(0)
+    clock.advance(GATHER)
+    assert out.writes == 2
+    note(5)
+    note(6)
+    log.info("f is complete")
+    assert out.writes == 3
+    said = [line.split("] ")[1] for line in out.lines]
+    assert said == [f"sent piece {number} of f\n" for number in range(7)] + ["f is complete\n"]
+    note(7)
+    clock.at_end()
+    assert out.lines[-1].endswith("sent piece 7 of f\n")
+
+
+def test_a_gathered_line_looks_as_twisted_writes_it() -> None:
+    events: list[LogEvent] = []
+    log = Logger("p2pd.peer", observer=events.append)  # type: ignore[arg-type]
+    log.info("{line}", line="sent piece 1", kind="sent", often=True)
+    out = List()
+    Console(out)(events[0])
+    assert out.lines == [formatEventAsClassicLogText(events[0])]
