@@ -122,13 +122,13 @@ def test_more_lines_than_anybody_needs(target: Target, oracle: Oracle, padding: 
     pong = encode(m.Pong(7))
     cost = 1 + len(ping) // COUNTED
     count = (AT_ONCE + 2 * PER_SECOND) // cost + 1
+    began = time.monotonic()  # what a connection may send grows from its beginning on
     with target.introduced() as raw:
 
         def send() -> None:
             with contextlib.suppress(Closed, OSError):
                 raw.send(ping * count)
 
-        began = time.monotonic()
         threading.Thread(target=send, daemon=True).start()
         got = raw.socket.recv(len(pong), socket.MSG_WAITALL)
         target.daemon.status()
