@@ -20,6 +20,7 @@ import attrs
 
 from p2pd.fetch.picker import Run, around
 from p2pd.fetch.rarity import Rarity
+from p2pd.fetch.runs import LEAST_RUN, SWARM_RUN
 from p2pd.pieces import Bitfield, highest, lowest, run_mask
 
 ALONE = 4
@@ -38,10 +39,6 @@ SLOTS = 4
 """Ranges sent at once to different downloaders."""
 AHEAD = 0.02
 """Seconds of sending that are granted beyond the time in which a grant is used."""
-SWARM_RUN = 0.08
-"""A run that we name ourselves is about what goes out in so many seconds, but whole pieces."""
-LEAST_RUN = 128 * 1024
-"""But so many bytes at least, as soon as our rate is known: each run costs both sides the same work."""
 LEAST_BURDEN = 2
 BURDEN = 8
 """Who wants each piece once has at most so many, and this part of the file, that nobody else has: he

@@ -1,4 +1,4 @@
-"""How many bytes are asked of a source at once. Pure."""
+"""How many bytes are asked of a source, or handed out, at once. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ RUN_SECONDS = 0.1
 """Later a run is about this long, so that little is lost with a source."""
 SWARM_RUN = 0.08
 """In a swarm it is what comes from all together in so many seconds: each source has others to send to, but
-sends each range as fast as its link is,"""
+sends each range as fast as its link is. What a complete holder names is as long, by its own rate;"""
 LEAST_RUN = 128 * 1024
-"""or so many bytes,"""
+"""so many bytes at least, for each run costs both sides the same work;"""
 BEGUN = 20
-"""as soon as this part of the file is here: before, what comes in is to go out to somebody at once."""
+"""and so as soon as this part of the file is here: before, what comes in is to go out to somebody at once."""
 MAX_RUN = 64 * 1024 * 1024
 """Bytes asked for at once at most (or one piece), however much is granted."""
 NAMED_SECONDS = 1.0
