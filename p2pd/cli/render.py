@@ -111,9 +111,11 @@ def _numbers(found: object) -> dict[str, float]:
 
 
 def why_slow(answer: Row) -> str | None:
-    """What held a transfer up and, of a swarm, how near to its bound it came; None where that is not told."""
+    """What held a transfer up and, of a swarm, how near to its bound it came; None where that is not told,
+    or nothing held it up for a second: a small file only waits to get its name.
+    """  # fmt: skip
     cause, waits = str(answer.get("held_up_by")), _numbers(answer.get("held_up"))
-    if cause not in CAUSES or not waits.get(cause):
+    if cause not in CAUSES or not waits.get(cause) or sum(waits.values()) < 1.0:
         return None
     part = 100 * waits[cause] / sum(waits.values())
     text = f"held up by {CAUSES[cause][1]} ({part:.0f}% of the time)"

@@ -128,6 +128,7 @@ BOUND = {"seconds": 4.0, "took": 4.4, "ratio": 1.1, "peers": 8, "terms": {"down"
     [
         (SLOW, "held up by disk (75% of the time)\n"),
         (SLOW | {"held_up_by": "owner"}, ""),
+        ({"held_up_by": "disk", "held_up": {"disk": 0.1}}, ""),
         ({"held_up_by": "disk", "held_up": {"disk": "much"}, "bound": 3}, ""),
         (
             SLOW | {"bound": BOUND},
