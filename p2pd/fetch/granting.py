@@ -31,6 +31,8 @@ ALONE_RUN = 0.1
 """Where nobody else wants any, somebody is expected to use a grant for what goes out in so many seconds."""
 FIRST_RUN = 128 * 1024
 """Bytes for which he is expected to use it before our rate is known."""
+WINDOW = 0.1
+"""Seconds over which what goes out is measured, short pauses included: who waits for a processor sends less."""
 LEAST = 4
 """Grants open at once before our rate is known."""
 MOST_EACH = 2
@@ -149,7 +151,7 @@ class Granting:
         """Bytes per second, smoothed, of all that goes out."""
         self._best = 0.0
         self._window = 0
-        self._window_start = 0.0
+        self._window_start = self._last = 0.0
         self._turnaround = 0.0
 
     # What there is
@@ -288,8 +290,9 @@ class Granting:
     def sent(self, count: int, now: float) -> None:
         """``count`` bytes went out."""
         self._window += count
+        self._last = now
         span = now - self._window_start
-        if span >= 0.1:
+        if span >= WINDOW:
             sample = self._window / span
             self.rate += (sample - self.rate) * (0.3 if self.rate and span < 1.0 else 1.0)
             self._best = max(self.rate, self._best * 0.5 ** (span / REMEMBERED))
@@ -435,8 +438,8 @@ class Granting:
             if not alone and busy >= SLOTS:
                 return
             opened = self._waiting.popleft()
-            if not self._sending:
-                self._window, self._window_start = 0, now  # the pause does not count
+            if not self._sending and now - self._last > WINDOW:
+                self._window, self._window_start = 0, now  # nobody wanted anything: that does not count
             opened.began = now
             self._sending.add(opened)
             self._driver.send(opened.client.key, opened.grant)

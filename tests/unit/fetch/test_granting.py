@@ -216,6 +216,31 @@ def test_announcements_out_of_range_are_an_error() -> None:
         world.has("a", 10)
 
 
+def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() -> None:
+    """Each range goes out at once, and the next `get` is late: there was no rate, and so no run, ever."""
+    world = World(4000)
+    for client in "abcd":
+        world.want(client, 3)
+    for one in world.of("a"):
+        world.decline(one)  # he was alone when he came
+    sent = 0
+    for _ in range(100):
+        one = next(iter(world.open.values()))
+        world.use(one)
+        world.finish(one)
+        sent += len(one.used or ())
+        world.now += 0.01
+    assert world.granting.rate == pytest.approx(sent * PIECE, rel=0.5)
+    assert max(len(one.run or ()) for one in world.open.values()) > 1
+    # Nobody wanted anything for a while: that is no rate.
+    before = world.granting.rate
+    world.now += 10
+    one = next(iter(world.open.values()))
+    world.use(one)
+    world.finish(one)
+    assert world.granting.rate == before
+
+
 def test_a_slow_one_holds_up_nobody() -> None:
     world = World(1000)
     for client in "ab":
