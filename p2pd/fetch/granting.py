@@ -32,7 +32,7 @@ ALONE_RUN = 0.1
 FIRST_RUN = 128 * 1024
 """Bytes for which he is expected to use it before our rate is known."""
 WINDOW = 0.1
-"""Seconds over which what goes out is measured, short pauses included: who waits for a processor sends less."""
+"""Seconds over which what goes out is measured, shorter pauses included: others may wait for a processor."""
 LEAST = 4
 """Grants open at once before our rate is known."""
 MOST_EACH = 2

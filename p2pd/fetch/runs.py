@@ -14,7 +14,7 @@ RUN_SECONDS = 0.1
 SWARM_RUN = 0.08
 """In a swarm it is what comes from all together in so many seconds: each source has others to send to, but
 sends each range as fast as its link is. What a complete holder names is as long, by its own rate;"""
-LEAST_RUN = 128 * 1024
+LEAST_RUN = 256 * 1024
 """so many bytes at least, for each run costs both sides the same work;"""
 BEGUN = 20
 """and so as soon as this part of the file is here: before, what comes in is to go out to somebody at once."""

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from twisted.logger import (
     ILogObserver,
     LogEvent,
+    Logger,
     formatEventAsClassicLogText,
     formatTime,
 )
@@ -181,12 +182,16 @@ class Console:
         """Part of ILogObserver."""
         with self._lock:
             if event.get("unlimited") or self._limiter.allows(_kind(event), _often(event), self._clock()):
-                if _often(event) and "line" in event:
-                    self._gather(_quickly(event))
-                else:
-                    text = formatEventAsClassicLogText(event)
-                    if text is not None:
-                        self._write(text)
+                text = formatEventAsClassicLogText(event)
+                if text is not None:
+                    self._write(text)
+            self._look_later()
+
+    def often(self, namespace: str, kind: str, line: str) -> None:
+        """A line of a kind that there is one of for each piece: as an event of that logger would show it."""
+        with self._lock:
+            if self._limiter.allows(f"{kind} ...", True, self._clock()):
+                self._gather(f"{_time(int(time.time()))} [{namespace}#info] {line}\n")
             self._look_later()
 
     def _gather(self, text: str) -> None:
@@ -273,15 +278,28 @@ class ForTwistd:
 
     options: Mapping[str, Any]
     reactor: Any
+    console: Console | None = None
+    """The one that was made: twistd's only observer."""
 
     def __call__(self) -> Console:
-        console = console_for(self.options)
+        self.console = console = console_for(self.options)
         console.attach(self.reactor)
         return console
 
 
 for_twistd = ForTwistd()
 FOR_TWISTD = "p2pd.net.console.for_twistd"
+
+
+def often(log: Logger, kind: str, line: str) -> None:
+    """Log a line of which there is one for each piece: past the logger where the console is all that listens.
+
+    A logger's event takes several times as long, and there are thousands of these lines each second.
+    """
+    if for_twistd.console is not None:
+        for_twistd.console.often(log.namespace, kind, line)
+    else:
+        log.info("{line}", line=line, kind=kind, often=True)
 
 
 def _writable(descriptor: int) -> bool:
@@ -293,12 +311,6 @@ def _writable(descriptor: int) -> bool:
 def _kind(event: LogEvent) -> str:
     kind = event.get("kind")
     return f"{kind} ..." if kind else str(event.get("log_format") or "a message")
-
-
-def _quickly(event: LogEvent) -> str:
-    """What formatEventAsClassicLogText gives for an event of a logger whose text is one ``line``."""
-    level = event["log_level"].name
-    return f"{_time(int(event['log_time']))} [{event['log_namespace']}#{level}] {event['line']}\n"
 
 
 @functools.lru_cache(maxsize=4)

@@ -24,6 +24,8 @@ class Limiter:
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
+        self.any_suppressed = False
+        """True where :meth:`report` has something to say."""
 
     def allows(self, kind: str, often: bool, now: float) -> bool:
         """True where this line may be logged; else it is counted. ``now``: seconds of any monotonic clock."""
@@ -35,18 +37,15 @@ class Limiter:
         bucket.then = now
         if bucket.left < 1:
             bucket.suppressed += 1
+            self.any_suppressed = True
             return False
         bucket.left -= 1
         return True
-
-    @property
-    def any_suppressed(self) -> bool:
-        """True where :meth:`report` has something to say."""
-        return any(bucket.suppressed for bucket in self._kinds.values())
 
     def report(self) -> list[tuple[str, int]]:
         """How many of which kind were suppressed since the last report."""
         found = [(kind, bucket.suppressed) for kind, bucket in self._kinds.items() if bucket.suppressed]
         for bucket in self._kinds.values():
             bucket.suppressed = 0
+        self.any_suppressed = False
         return found

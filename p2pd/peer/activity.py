@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from p2pd.fetch.picker import Run
+from p2pd.net.console import often
 from p2pd.text import escape
 
 log = Logger("p2pd.peer")
@@ -29,4 +30,4 @@ class Activity:
             thing = f"piece {run.first}"
         else:
             thing = f"range {run.first}-{run.end - 1}"
-        log.info("{line}", line=f"{what} {thing} of {escape(file)} {other}", kind=what, often=True)
+        often(log, what, f"{what} {thing} of {escape(file)} {other}")

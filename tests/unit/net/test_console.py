@@ -12,7 +12,16 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, formatEventAsClassicLogText
 
-from p2pd.net.console import GATHER, MAX_WAITING, Console, FileOut, PipeOut, console_for
+from p2pd.net.console import (
+    GATHER,
+    MAX_WAITING,
+    Console,
+    FileOut,
+    PipeOut,
+    console_for,
+    for_twistd,
+    often,
+)
 from p2pd.net.flood import OFTEN, RARE, Limiter
 
 
@@ -217,7 +226,7 @@ def test_lines_of_which_there_are_many_are_written_together_and_in_order() -> No
     log = Logger("p2pd.peer", observer=console)
 
     def note(number: int) -> None:
-        log.info("{line}", line=f"sent piece {number} of f", kind="sent", often=True)
+        console.often("p2pd.peer", "sent", f"sent piece {number} of f")
 
     note(0)
     assert out.writes == 1  # nothing had been written for long: at once
@@ -238,10 +247,25 @@ def test_lines_of_which_there_are_many_are_written_together_and_in_order() -> No
     assert out.lines[-1].endswith("sent piece 7 of f\n")
 
 
-def test_a_gathered_line_looks_as_twisted_writes_it() -> None:
+def test_a_gathered_line_looks_as_twisted_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[LogEvent] = []
     log = Logger("p2pd.peer", observer=events.append)  # type: ignore[arg-type]
-    log.info("{line}", line="sent piece 1", kind="sent", often=True)
+    assert for_twistd.console is None
+    often(log, "sent", "sent piece 1")
     out = List()
-    Console(out)(events[0])
+    monkeypatch.setattr(for_twistd, "console", Console(out))
+    monkeypatch.setattr("time.time", lambda: events[0]["log_time"])
+    often(log, "sent", "sent piece 1")
+    assert len(events) == 1
     assert out.lines == [formatEventAsClassicLogText(events[0])]
+
+
+def test_of_lines_of_which_there_are_many_so_many_are_let_through() -> None:
+    clock, out = Reactor(), List()
+    console = Console(out, clock.seconds)
+    console.attach(clock)
+    for number in range(int(OFTEN[0]) + 7):
+        console.often("p2pd.peer", "sent", f"sent piece {number} of f")
+    clock.pump([0.5] * 10)
+    assert sum("sent piece" in line for line in out.lines) == OFTEN[0]
+    assert out.lines[-1].endswith("7 more lines suppressed: sent ...\n")
