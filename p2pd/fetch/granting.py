@@ -18,9 +18,9 @@ from typing import Protocol
 
 import attrs
 
+from p2pd.fetch import runs
 from p2pd.fetch.picker import Run, around
 from p2pd.fetch.rarity import Rarity
-from p2pd.fetch.runs import LEAST_RUN, SWARM_RUN
 from p2pd.pieces import Bitfield, highest, lowest, run_mask
 
 ALONE = 4
@@ -172,7 +172,7 @@ class Granting:
         return file in self._stocks
 
     def gained(self, file: FileKey, now: float) -> None:
-        """A partial holder has one piece more."""
+        """A partial holder has more pieces."""
         if file in self._stocks:
             self._go_on(now)
 
@@ -404,7 +404,7 @@ class Granting:
             limit = max(GRANT_BYTES, stock.piece_size)
             expected = min(limit, max(int(self.rate * ALONE_RUN) or FIRST_RUN, stock.piece_size))
         else:
-            wanted = max(int(self.rate * SWARM_RUN), LEAST_RUN) if self.rate else 0
+            wanted = runs.of_swarm(self.rate, stock.count * stock.piece_size) if self.rate else 0
             pieces = max(1, wanted // stock.piece_size)
             limit = expected = pieces * stock.piece_size
             if stock.complete:
@@ -421,13 +421,16 @@ class Granting:
 
     def _choose(self, client: _Client, pieces: int) -> Run:
         stock = client.file
-        rarest = stock.counts.rarest(client.lacks)
+        lacks = client.lacks
+        rarest = stock.counts.rarest(lacks)
+        # What has gone out once goes out again with its neighbours, though they are not as rare.
+        among = rarest if rarest & stock.counts.at_most(0) else lacks
         # Nobody is given at once what would be half of his share of them.
         wanting = sum(1 for each in stock.clients.values() if each.want)
-        pieces = max(1, min(pieces, rarest.bit_count() // (2 * max(wanting, 1))))
+        pieces = max(1, min(pieces, among.bit_count() // (2 * max(wanting, 1))))
         behind = rarest >> client.place
         first = client.place + lowest(behind) if behind else lowest(rarest)
-        return around(rarest, first, pieces)
+        return around(among, first, pieces)
 
     def _send_next(self, alone: bool, now: float) -> None:
         """In the order in which they were named, few at once: each is through the sooner."""
@@ -438,7 +441,7 @@ class Granting:
             if not alone and busy >= SLOTS:
                 return
             opened = self._waiting.popleft()
-            if not self._sending and now - self._last > WINDOW:
+            if not self._sending and now - self._last > max(WINDOW, 2 * self._turnaround):
                 self._window, self._window_start = 0, now  # nobody wanted anything: that does not count
             opened.began = now
             self._sending.add(opened)

@@ -163,7 +163,8 @@ class Picker:
         wanted = self._wanted & told
         if not wanted:
             return None
-        taken = forward(wanted, lowest(wanted), limit)
+        # Its neighbours come with the rarest one, not instead of it.
+        taken = around(wanted, lowest(self._rarity.rarest(wanted)), limit)
         self._wanted &= ~taken.mask
         return taken
 

@@ -15,9 +15,18 @@ SWARM_RUN = 0.08
 """In a swarm it is what comes from all together in so many seconds: each source has others to send to, but
 sends each range as fast as its link is. What a complete holder names is as long, by its own rate;"""
 LEAST_RUN = 256 * 1024
-"""so many bytes at least, for each run costs both sides the same work;"""
+LEAST_SECONDS = 0.5
+"""so many bytes at least, or what comes in so many seconds: each run costs both sides the same work, and
+where that is what limits, runs that became shorter would make it worse;"""
+PARTS = 512
+MOST_LEAST = 1024 * 1024
+PART_SECONDS = 0.2
+"""or this part of the file, so many bytes at most, or what comes in so many seconds;"""
 BEGUN = 20
-"""and so as soon as this part of the file is here: before, what comes in is to go out to somebody at once."""
+"""all of it as soon as this part of the file is here: before, what comes in is to go out at once;"""
+BEGUN_PIECES = 8
+MUCH = 100
+"""of a file of many pieces, as soon as these are here, and this part of it."""
 MAX_RUN = 64 * 1024 * 1024
 """Bytes asked for at once at most (or one piece), however much is granted."""
 NAMED_SECONDS = 1.0
@@ -28,14 +37,23 @@ it names little where it is honest, and is not to have all that is missing asked
 
 def begun(held: Bitfield) -> bool:
     """True once enough is here that nobody waits for each piece of it."""
-    return len(held) * BEGUN >= held.count
+    return len(held) >= min(held.count / BEGUN, max(held.count / MUCH, BEGUN_PIECES))
 
 
-def length(source: Source, swarm: Iterable[Source]) -> int:
+def of_swarm(rate: float, size: int) -> int:
+    """Bytes at once, in a swarm, of a file of ``size`` bytes; ``rate``: what comes, or goes, in a second."""
+    return max(
+        int(rate * SWARM_RUN),
+        min(LEAST_RUN, int(rate * LEAST_SECONDS)),
+        min(size // PARTS, MOST_LEAST, int(rate * PART_SECONDS)),
+    )
+
+
+def length(source: Source, swarm: Iterable[Source], size: int) -> int:
     """Bytes that we choose ourselves; ``swarm``: all sources, where there is one and it is under way."""
     alone = int(source.rate * RUN_SECONDS) or FIRST_RUN
     together = sum(each.rate for each in swarm)
-    return max(alone, int(together * SWARM_RUN), LEAST_RUN) if together else alone
+    return max(alone, of_swarm(together, size)) if together else alone
 
 
 def named(source: Source) -> int:

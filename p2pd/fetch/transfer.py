@@ -429,7 +429,7 @@ class Transfer:
     def _run_length(self, source: Source, limit: int) -> int:
         """How many pieces to ask for at once."""
         swarm = self._picker.swarm and runs.begun(self.held)
-        wanted = runs.length(source, self.sources.values() if swarm else ())
+        wanted = runs.length(source, self.sources.values() if swarm else (), self._size)
         if len(self.sources) > 1:
             wanted = min(wanted, self._picker.missing * self._piece_size // (2 * len(self.sources)))
         return self._pieces(source, wanted, limit)

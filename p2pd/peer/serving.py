@@ -29,8 +29,10 @@ MAX_FILES = 64
 """Files that are open for one conversation; further ones wait."""
 MAX_WAITING = 4096
 LEAST_FRAME = 64 * 1024
-FRAME_SECONDS = 0.02
-"""A frame is as long as what goes out in this time: messages wait behind it."""
+FRAME_SECONDS = 0.05
+"""A frame is as long as what goes out to all in this time: messages wait behind it."""
+LONGEST_FRAME = 0.5
+"""Seconds that it takes at most, at the rate of the one that it goes to."""
 READ_AHEAD = 16 * 1024 * 1024
 """Bytes to have read from a cold disk while what comes before is sent."""
 KEEP_OPEN = 10.0
@@ -318,7 +320,7 @@ class Serving:
     def _frame_length(self) -> int:
         """Bytes, a multiple of :data:`LEAST_FRAME`: few calls where it is fast, short waits elsewhere."""
         rate = max(self._rate, self._shop.granting.rate)
-        steps = int(rate * FRAME_SECONDS) // LEAST_FRAME
+        steps = int(min(rate * FRAME_SECONDS, self._rate * LONGEST_FRAME)) // LEAST_FRAME
         return max(LEAST_FRAME, min(steps * LEAST_FRAME, m.MAX_FRAME))
 
     def _range_sent(self, asked: Range) -> None:

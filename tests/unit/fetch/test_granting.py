@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p2pd.fetch.granting import ALONE, LEAST, MOST_EACH, SLOTS, Granting
 from p2pd.fetch.picker import Run
+from p2pd.fetch.runs import SWARM_RUN
 from p2pd.pieces import Bitfield
 
 PIECE = 65536
@@ -216,6 +217,20 @@ def test_announcements_out_of_range_are_an_error() -> None:
         world.has("a", 10)
 
 
+def test_far_away_the_pause_until_a_grant_is_used_counts_too() -> None:
+    world = World(4000)
+    for client in "abcd":
+        world.want(client, 3)
+    for one in world.of("a"):
+        world.decline(one)  # he was alone when he came
+    for _ in range(100):
+        world.now += 0.3
+        for one in list(world.open.values())[:LEAST]:
+            world.use(one)
+            world.finish(one)
+    assert world.granting.rate > LEAST * PIECE / 0.3 / 2
+
+
 def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() -> None:
     """Each range goes out at once, and the next `get` is late: there was no rate, and so no run, ever."""
     world = World(4000)
@@ -239,6 +254,25 @@ def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() ->
     world.use(one)
     world.finish(one)
     assert world.granting.rate == before
+
+
+def test_what_went_out_once_goes_out_again_with_its_neighbours() -> None:
+    world = World(64)
+    for client in "ab":
+        world.want(client, 1)
+    for one in world.of("a"):
+        world.decline(one)  # he was alone when he came
+    world.granting.rate = 4 * PIECE / SWARM_RUN
+    # The whole file went to others once; of each group of four the second piece twice.
+    world.has("gone", *range(64))
+    world.has("also gone", *range(1, 64, 4))
+    for one in list(world.open.values()):
+        world.decline(one)
+    world.want("a", 1)
+    (one,) = world.of("a")
+    assert one.run is not None
+    assert len(one.run) == 4
+    assert one.run.first % 4 == 0
 
 
 def test_a_slow_one_holds_up_nobody() -> None:

@@ -128,6 +128,16 @@ def test_the_rarest_piece_comes_first() -> None:
     assert picker.take("y", 1) == Run(3, 4)
 
 
+def test_of_what_a_source_names_the_rarest_comes_with_its_neighbours() -> None:
+    picker = Picker(Bitfield(8))
+    picker.add_source("owner", "o", None)
+    picker.add_source("other", "p", Bitfield.of(8, [0, 1, 2]))
+    picker.take("other", 1)
+    taken = picker.take_named("owner", Run(0, 4), 4)
+    assert taken is not None
+    assert 3 in taken, "the one that nobody else has"
+
+
 def test_a_source_is_never_asked_for_what_it_lacks() -> None:
     picker = Picker(Bitfield(6))
     picker.add_source("x", "x", field("010100"))

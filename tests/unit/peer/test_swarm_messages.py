@@ -136,3 +136,14 @@ def test_only_our_own_limits_are_no_silence_of_the_other_side() -> None:
         quiet.conversation.release(why)
         assert not quiet.conversation.unread
     quiet.end()
+
+
+@pytest.mark.parametrize(
+    ("all_get", "he_gets", "frame"), [(125e6, 1e6, 0.5e6), (10e6, 5e6, 0.5e6), (1e5, 1e4, 0)]
+)
+def test_no_frame_takes_long_whoever_it_goes_to(
+    sharing: Quiet, all_get: float, he_gets: float, frame: float
+) -> None:
+    sharing.granting.rate, sharing.conversation.serving._rate = all_get, he_gets
+    least = serving_module.LEAST_FRAME
+    assert sharing.conversation.serving._frame_length() == max(least, frame // least * least)
