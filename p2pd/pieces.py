@@ -186,10 +186,20 @@ class Bitfield:
 
 
 _ONES = re.compile("1+")
+_FEW = 16
+"""Up to so many runs are quicker looked for, or put together, one by one than as digits."""
 
 
 def mask_runs(mask: int) -> list[tuple[int, int]]:
     """The pieces of ``mask`` as half-open runs, ascending."""
+    if mask.bit_count() <= _FEW:
+        runs = []
+        while mask:
+            low = lowest(mask)
+            end = low + lowest(~(mask >> low))
+            runs.append((low, end))
+            mask &= -1 << end
+        return runs
     return [found.span() for found in _ONES.finditer(bin(mask)[:1:-1])]
 
 
@@ -218,8 +228,10 @@ def parse_mask(text: str, count: int) -> int:
         runs.append((low, end))
     if not runs:
         return 0
-    # Written as digits and read once: thousands of operations on long numbers would take a second.
     start = runs[0][0]
+    if len(runs) <= _FEW:
+        return sum(run_mask(low - start, beyond - start) for low, beyond in runs) << start
+    # Written as digits and read once: thousands of operations on long numbers would take a second.
     digits = bytearray(b"0") * (end - start)
     for low, beyond in runs:
         digits[low - start : beyond - start] = b"1" * (beyond - low)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 GATHER = 0.1
 """Seconds for which announcements are gathered at least."""
-EACH = 0.01
+EACH = 0.02
 """Seconds more or less for each who is told: so many announcements come to everybody in that time."""
 MOST = 1.0
 """Seconds for which they are gathered at most."""
@@ -30,12 +30,12 @@ class Announcing:
         self._gained = 0
         self._each = 0.0  # seconds that a piece took, of late
 
-    def gained(self, now: float, *, begun: bool = False) -> float | None:
-        """A piece is held. The seconds after which :meth:`due` is due; None where that was said already.
+    def gained(self, now: float, count: int = 1, *, begun: bool = False) -> float | None:
+        """More pieces are held. The seconds after which :meth:`due` is due; None where that was said already.
 
         ``begun``: there are many already, so who is told of this one a little later can do without.
         """
-        self._gained += 1
+        self._gained += count
         if self._due:
             return None
         self._due = True

@@ -89,6 +89,7 @@ class Intake:
         self.part = Part(target, manifest, held, lambda: self.file.fd)
         stock.begin(self.part)
         self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
+        self._gained = 0  # pieces of which nobody was told yet
         self._spoiled: set[int] = set()
         """Pieces of which some step could not be written since they were asked for."""
         self._left: list[tuple[Source, PeerInfo]] = []
@@ -262,7 +263,8 @@ class Intake:
                     self.transfer.piece_lost(piece, self._now())
                 else:
                     self.transfer.piece_written(piece)
-                    self._stock.gained(self.part, piece)
+                    self._gained += 1
+                    self._writer.when_told(self._tell_stock)
             if error is not None:
                 self._owner.storage_failed(error)
             elif self.transfer.done:
@@ -274,6 +276,10 @@ class Intake:
         if self._writer.full and key in self._reached:
             self._writer.hold_while_full(self._reached[key][0].link)
             self._writer.hold_while_full(self.account)
+
+    def _tell_stock(self) -> None:
+        gained, self._gained = self._gained, 0
+        self._stock.gained(self.part, gained)
 
     def eager(self, sink: RangeSink) -> bool:
         """True where the disk has nothing to do; what waits for that is written then."""

@@ -195,13 +195,13 @@ class Stock:
         if len(part.held):
             self._tell_changed(part.name)
 
-    def gained(self, part: Part, piece: int) -> None:
-        """``piece`` is held now."""
+    def gained(self, part: Part, count: int) -> None:
+        """So many more pieces are held now."""
         now = self._now()
         self._granting.gained(part.file_id, now)
-        if len(part.held) == 1:
-            self._tell_changed(part.name)  # the first one: it was not offered before
-        due = part.announcing.gained(now, begun=begun(part.held))
+        if len(part.held) == count:
+            self._tell_changed(part.name)  # the first ones: it was not offered before
+        due = part.announcing.gained(now, count, begun=begun(part.held))
         if due is not None:
             self._later(due, lambda: self.announce(part))
 
@@ -240,5 +240,6 @@ class Stock:
 
 
 def _tell(part: Part, listener: Listener) -> None:
-    for text in format_parts(part.announcing.news(listener, part.held.mask), m.MAX_PIECES_TEXT):
+    news = part.announcing.news(listener, part.held.mask)
+    for text in format_parts(news, m.MAX_PIECES_TEXT) if news else ():
         listener.send(m.HavePiece(part.file_id, text))

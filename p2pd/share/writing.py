@@ -88,6 +88,7 @@ class Writer:
         self._held: list[Holdable] = []
         self._when_idle: dict[Callable[[], None], None] = {}
         self._drained: list[Deferred[None]] = []
+        self._when_told: dict[Callable[[], None], None] = {}
 
     @property
     def idle(self) -> bool:
@@ -143,6 +144,10 @@ class Writer:
         """Call once nothing waits any more; only where it is not :attr:`idle`. Twice the same is once."""
         self._when_idle[call] = None
 
+    def when_told(self, call: Callable[[], None]) -> None:
+        """For a ``done``: ``call`` follows, once, after all of them that are called now."""
+        self._when_told[call] = None
+
     def hold_while_full(self, who: Holdable) -> None:
         """``who`` is held until there is room; only where it is :attr:`full`."""
         if who not in self._held:
@@ -191,6 +196,13 @@ class Writer:
                 if isinstance(item, _Write):
                     self._bytes -= len(item.view)
                     item.done(error)
+        while self._when_told:
+            call, _ = self._when_told.popitem()
+            try:
+                call()
+            except Exception:
+                # A fault of ours, but whoever is held waits for what follows.
+                log.failure("after writing")
         if not self.full:
             held, self._held = self._held, []
             for each in held:

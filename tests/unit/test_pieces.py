@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,3 +136,13 @@ def test_sizes(text: str, size: int) -> None:
 def test_sizes_of_the_wrong_form(text: str) -> None:
     with pytest.raises(UsageError):
         parse_size(text)
+
+
+@given(st.sets(st.integers(0, 300), max_size=80))
+def test_few_runs_and_many_are_found_and_read_alike(held: set[int]) -> None:
+    """Few are looked for one by one, many in the digits of the whole number."""
+    mask = pieces.mask_of(held)
+    found = pieces.mask_runs(mask)
+    assert [piece for low, end in found for piece in range(low, end)] == sorted(held)
+    assert all(end < low for (_, end), (low, _) in pairwise(found)), "as long as they can be"
+    assert pieces.parse_mask(pieces.format_runs(found), 301) == mask

@@ -23,12 +23,12 @@ def test_what_comes_within_a_moment_is_told_together() -> None:
 
 
 def test_the_more_are_told_the_longer_it_is_gathered_but_not_for_ever() -> None:
-    for count in (50, 100_000):
+    for count in (20, 100_000):
         announcing = Announcing()
         for listener in range(count):
             announcing.knows(listener, 0)
         announcing.due(range(count), 1.0)
-        assert announcing.gained(1.0) == min(EACH * count, MOST)
+        assert announcing.gained(1.0) == pytest.approx(min(EACH * count, MOST))
 
 
 def test_once_under_way_as_many_pieces_are_told_together_as_it_takes_to_be_worth_it() -> None:
@@ -43,9 +43,9 @@ def test_once_under_way_as_many_pieces_are_told_together_as_it_takes_to_be_worth
         announcing.due(listeners, 2.0)
     # A piece took 0.2 s and 0.02 s: two of them for ten who are told.
     assert slow.gained(2.0, begun=True) == pytest.approx(10 / TOGETHER * 0.2)
-    assert fast.gained(2.0, begun=True) == pytest.approx(GATHER)
+    assert fast.gained(2.0, begun=True) == pytest.approx(max(GATHER, 10 * EACH))
     slow.due(listeners, 2.5)
-    assert slow.gained(2.5) == pytest.approx(GATHER)
+    assert slow.gained(2.5) == pytest.approx(max(GATHER, 10 * EACH))
 
 
 def test_who_heard_with_something_else_is_not_told_again() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pytest_twisted import ensureDeferred
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol, connectionDone
@@ -61,3 +64,51 @@ async def test_a_dial_that_is_lost_before_it_is_made_fails() -> None:
     await protocol.lost
     await deferLater(reactor, 0)
     assert [each.type for each in outcome] == [ConnectError]
+
+
+class Producer:
+    """Is told to pause, as often as it is."""
+
+    def __init__(self) -> None:
+        self.paused = 0
+
+    def pauseProducing(self) -> None:
+        self.paused += 1
+
+
+def written(kind: Any, steps: list[tuple[str, Any]]) -> tuple[object, ...]:
+    """What a transport holds after it was written to, with a streaming producer."""
+    transport = kind.__new__(kind)
+    FileDescriptor.__init__(transport, reactor=cast(Any, object()))
+    transport.connected = 1
+    transport.producer, transport.streamingProducer = Producer(), True
+    transport.startWriting = lambda: None
+    outcome: list[str] = []
+    for what, value in steps:
+        if what == "write":
+            try:
+                transport.write(value)
+            except TypeError:
+                outcome.append("refused")
+        else:
+            setattr(transport, what, value)
+    held = (bytes(transport.dataBuffer), b"".join(transport._tempDataBuffer), transport._tempDataLen)
+    return *held, transport.producer.paused, transport.producerPaused, tuple(outcome)
+
+
+class Plain(FileDescriptor):
+    """Twisted's own."""
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("write"), st.sampled_from([b"", b"a", b"b" * 65536, b"c" * 65537, "text"])),
+            st.tuples(st.just("connected"), st.booleans()),
+            st.tuples(st.just("_writeDisconnected"), st.booleans()),
+            st.tuples(st.just("dataBuffer"), st.sampled_from([b"", b"d" * 65530])),
+        )
+    )
+)
+def test_writing_does_what_the_original_does(steps: list[tuple[str, Any]]) -> None:
+    assert written(FastServer, steps) == written(Plain, steps)

@@ -106,11 +106,15 @@ class Source:
 class Shelf:
     """A stock that nobody is served from."""
 
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
     def begin(self, part: Part) -> None:
         pass
 
-    def gained(self, part: Part, piece: int) -> None:
-        assert piece in part.held
+    def gained(self, part: Part, count: int) -> None:
+        self.told.append(count)
+        assert sum(self.told) == len(part.held), "all is told, and after it is held"
 
     def announce(self, part: Part) -> None:
         pass
@@ -134,10 +138,11 @@ class House:
         self.writer = Writer(self.calls.put, lambda _seconds, call: self.calls.put(call))
         self.file = File(2 * PIECE)
         self.errors: list[StorageError] = []
+        self.shelf = Shelf()
         self.intake = Intake(
             self, name="f", manifest=manifest, held=Bitfield(2), file=cast(Any, self.file),
             now=self.clock.seconds, activity=Activity(False), pool=BufferPool(), writer=self.writer,
-            stock=cast(Any, Shelf()), link=OwnLink(dict, lambda: False), target="f", seed="",
+            stock=cast(Any, self.shelf), link=OwnLink(dict, lambda: False), target="f", seed="",
         )  # fmt: skip
 
     def source(self, letter: str) -> Source:
@@ -176,6 +181,20 @@ def house() -> Iterator[House]:
     stopped = house.writer.stop()
     while not stopped.called:
         house.calls.get(timeout=30)()
+
+
+def test_the_stock_is_told_once_of_all_that_was_written_together(house: House) -> None:
+    both, other = house.source("a"), house.source("b")
+    first = both.grant(house.intake.file_id, 1)
+    second = other.grant(house.intake.file_id, 1)
+    house.file.gate.clear()
+    for source, get in ((both, first), (other, second)):
+        source.send(1, get.offset, house.content[get.offset : get.offset + get.length])
+    assert house.shelf.told == []
+    house.file.gate.set()
+    house.written()
+    assert sum(house.shelf.told) == 2
+    assert house.intake.transfer.done
 
 
 def endgame(house: House) -> tuple[Source, m.Get, Source, m.Get]:

@@ -238,3 +238,29 @@ def test_without_a_thread_it_is_written_all_the_same(
     fixture.write(4, b"fast")
     fixture.finish(2)
     assert fixture.file.calls == [(0, b"slow"), (4, b"fast")]
+
+
+def test_what_follows_a_delivery_comes_once_after_all_and_before_anybody_is_released(
+    fixture: Fixture,
+) -> None:
+    order: list[str] = []
+    link = Link()
+
+    def told() -> None:
+        order.append(f"told, {len(link.held)} held")
+        raise RuntimeError("a fault of ours")
+
+    def done(error: StorageError | None) -> None:
+        order.append("done")
+        fixture.writer.when_told(told)
+
+    for number in range(3):
+        fixture.writer.write(fixture.file, number * 4, memoryview(b"data"), done)
+    fixture.writer.write(fixture.file, 12, memoryview(bytes(LIMIT)), done)
+    fixture.writer.hold_while_full(link)
+    fixture.gate.set()
+    fixture.reactor.until(lambda: fixture.writer.idle)
+    assert [each for each in order if each == "done"] == ["done"] * 4
+    assert order[-1].startswith("told")
+    assert order.count("told, 1 held") >= 1
+    assert link.held == [], "though what was told failed"
