@@ -11,14 +11,18 @@ import ipaddress
 import re
 import socket
 from contextlib import closing
+from functools import lru_cache
 
 from p2pd.errors import UsageError
 
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 LOCALHOST = "localhost"
+_REMEMBERED = 4096
+"""Addresses: in a swarm all name the same ones, and parsing one takes longer than all else in a row."""
 
 
+@lru_cache(_REMEMBERED)
 def canonical_host(text: str) -> str:
     """The one spelling of an IP address: ``::ffff:10.0.0.5`` is ``10.0.0.5``, ``FE80::1`` ``fe80::1``.
 
@@ -42,6 +46,7 @@ def canonical_host(text: str) -> str:
     return str(address)
 
 
+@lru_cache(_REMEMBERED)
 def is_loopback(host: str) -> bool:
     """True for 127.0.0.0/8 and ::1, in any spelling; False for what is no address."""
     try:
@@ -58,6 +63,7 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
+@lru_cache(_REMEMBERED)
 def is_dialable(host: str) -> bool:
     """True for a canonical address that one machine can have: no wildcard, multicast or broadcast."""
     try:

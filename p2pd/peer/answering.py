@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Protocol
 
 import attrs
@@ -12,7 +12,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, ProtocolError, StorageError
-from p2pd.model import FileId, Manifest
+from p2pd.fetch.neighbours import ALL_BELOW
+from p2pd.model import FileId, Manifest, PeerId
 from p2pd.peer.activity import Activity
 from p2pd.peer.stock import Stock
 from p2pd.pieces import MAX_PIECES, piece_count
@@ -68,6 +69,9 @@ class Library(Protocol):
 
     def later(self, seconds: float) -> Deferred[None]:
         """Fires after so many seconds."""
+
+    def listed(self) -> Collection[PeerId]:
+        """Whom the manager lists now, by their ids: all of them know of each other."""
 
 
 class Answering:
@@ -227,11 +231,14 @@ class Answering:
         )
 
     def _others(self, name: str) -> list[m.PeerRow]:
-        """Some others who ask for it, at random."""
+        """Some others who ask for it, at random; none that it knows from the manager, and asks anyway."""
+        known = self._shop.listed()
+        if len(known) >= ALL_BELOW or self._link.other.id not in known:
+            known = ()
         rows = [
             m.PeerRow(other.id, other.name, other.host, other.port)
             for other in self._shop.stock.who_asks(name)
-            if other is not self._link.other and other.port
+            if other is not self._link.other and other.port and other.id not in known
         ]
         return random.sample(rows, min(len(rows), m.MAX_OTHERS))
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +53,7 @@ from p2pd.share.writing import Writer
 from p2pd.status import DaemonStatus, TransferStatus
 from p2pd.text import escape
 from p2pd.wire import messages as m
+from p2pd.wire.codec import prepare
 from p2pd.wire.fields import is_peer_name
 
 LEAVING = 1.0
@@ -162,6 +163,7 @@ class PeerService(service.Service):
                 self.contacts, self._resolve, neighbours=config.neighbours, owner=config.owner
             )  # fmt: skip
         self.downloads = Downloads(self)
+        prepare(m.PEER_TO_PEER)
         self._listener = Listener(self._reactor, config.host, config.port, self.contacts, FastPort)
         listening = await self._listener.start()
         self._port, self._hosts = listening.port, listening.hosts
@@ -266,6 +268,11 @@ class PeerService(service.Service):
     def in_thread(self, work: Callable[[], T]) -> Deferred[T]:
         """Run blocking work in the reactor's thread pool."""
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+
+    def listed(self) -> Mapping[PeerId, PeerInfo]:
+        """Whom the manager lists; nobody while it is away, when others may know less than we."""
+        uplink = self._uplink
+        return uplink.peers if uplink is not None and uplink.state == "connected" else {}
 
     def roster_known(self) -> bool:
         """True once the manager has told who is here, or there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -131,6 +132,8 @@ def makeService(options: Options) -> service.Service:
     """The peer's service, on the global reactor."""
     from twisted.internet import reactor
 
+    # What was imported stays: the collector, which goes through all there is now and then, need not.
+    gc.freeze()
     use_monotonic_clock(reactor)
     for_twistd.reactor = reactor
     made = PeerService(reactor, options.config())

@@ -7,10 +7,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from p2pd.errors import ChangedError, NotFoundError, StorageError, UsageError
 from p2pd.model import FileId, Manifest
@@ -77,6 +79,7 @@ class ShareIndex:
         self._failed: dict[str, str] = {}
         self._adopted: dict[bytes, StatKey] = {}
         self._callbacks: list[Callable[[str], None]] = []
+        self._looks: dict[str, list[Deferred[Found | None]]] = {}
         self._state = State()
         self._credit = threading.Semaphore(2)  # updates under way to the reactor
         self._rescan: IDelayedCall | None = None
@@ -142,13 +145,31 @@ class ShareIndex:
         entry = self._catalog.get(name)
         if entry is not None:
             return entry
-        found = await self._in_thread(lambda: self._on_disk(name))
+        found = await self._look(name)
         entry = self._catalog.get(name)
         if found is None or entry is not None or self._stopped or self._scanner.is_waiting(found.rel):
             return entry
         self._put(found)
         self._scanner.check(found.rel)  # it may be gone meanwhile
         return self._catalog.get(name)
+
+    def _look(self, name: str) -> Deferred[Found | None]:
+        """One look at the disk for all who ask for a name at once: in a swarm all do."""
+        looked: Deferred[Found | None] = Deferred()
+        waiting = self._looks.setdefault(name, [])
+        waiting.append(looked)
+        if len(waiting) == 1:
+            ensureDeferred(self._look_for_all(name))
+        return looked
+
+    async def _look_for_all(self, name: str) -> None:
+        found: Any
+        try:
+            found = await self._in_thread(lambda: self._on_disk(name))
+        except Exception:
+            found = Failure()
+        for each in self._looks.pop(name):
+            each.callback(found)
 
     async def manifest(self, name: str, piece_size: int = 0) -> Manifest:
         """The manifest of ``name``, hashed ahead of everything else where it is not known.

@@ -154,6 +154,13 @@ def _flat(cls: type[Message]) -> _Flat | None:
     return _flats[cls]
 
 
+def prepare(table: Mapping[str, type[Message]]) -> None:
+    """Make now what coding and decoding these takes, a few ms for each: not when a transfer begins."""
+    for cls in table.values():
+        if _flat(cls) is None:
+            _structure_fn(cls)
+
+
 def _decode_plain(cls: type[Message], flat: _Flat, rest: bytes) -> Message | None:
     """What is as we would have written it ourselves; None: all else, the careful way judges it."""
     if _PLAIN.fullmatch(rest) is None:

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from p2pd.errors import NotFoundError
 from p2pd.fetch.granting import Granting
+from p2pd.model import PeerId, PeerInfo
 from p2pd.net.limits import Limit
 from p2pd.peer.activity import Activity
 from p2pd.peer.budgets import Budgets
@@ -110,6 +111,7 @@ class Quiet:
         self.activity = Activity(False)
         self.budgets = Budgets()
         self.granting = Granting(Counter())
+        self.roster: dict[PeerId, PeerInfo] = {}
         self.up, self.down = Limit(self.clock), Limit(self.clock)
         self.stock = Stock(
             cast(Any, _IndexOf(self)), self.granting, now=self.now, later=self.later,
@@ -126,6 +128,9 @@ class Quiet:
         connected.makeConnection(self.wire)
 
     # What a conversation needs of its daemon
+
+    def listed(self) -> dict[PeerId, PeerInfo]:
+        return self.roster
 
     def now(self) -> float:
         return float(self.clock.seconds())

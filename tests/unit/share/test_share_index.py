@@ -54,6 +54,35 @@ async def test_only_plain_visible_files_are_offered(rig: Rig) -> None:
 
 
 @awaited
+async def test_who_asks_at_once_for_one_name_waits_for_one_look(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (rig.folder / "a").write_bytes(b"hello")
+    looked: list[str] = []
+    on_disk = rig.index._on_disk
+
+    def look(name: str) -> Any:
+        looked.append(name)
+        if name == "broken":
+            raise StorageError("it is gone")
+        return on_disk(name)
+
+    monkeypatch.setattr(rig.index, "_on_disk", look)
+    asked = [ensureDeferred(rig.index.find("a")) for _ in range(5)]
+    failing = [ensureDeferred(rig.index.find("broken")) for _ in range(2)]
+    asked[1].addErrback(lambda failure: failure.trap(CancelledError) and None)
+    asked[1].cancel()
+    entries = [await each for each in asked]
+    assert [entry.name if entry is not None else None for entry in entries] == ["a", None, "a", "a", "a"]
+    for each in failing:
+        with pytest.raises(StorageError):
+            await each
+    assert sorted(looked) == ["a", "broken"]
+    assert await rig.index.find("nothing") is None
+    assert sorted(looked) == ["a", "broken", "nothing"]
+
+
+@awaited
 async def test_a_request_during_the_first_scan_is_answered(rig: Rig) -> None:
     (rig.folder / "a").write_bytes(b"hello")
     found = await rig.index.find("a")  # nothing was started

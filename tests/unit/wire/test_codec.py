@@ -255,3 +255,16 @@ def test_the_short_way_takes_nothing_that_the_careful_one_does_not(
         return codec._decode_carefully(table[verb.decode()], verb.decode(), rest)
 
     assert outcome(decode_line) == outcome(carefully)
+
+
+def test_all_is_prepared_before_the_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec.prepare(m.PEER_TO_PEER)
+
+    def too_late(*_: object) -> None:
+        raise AssertionError("made while a message waits")
+
+    monkeypatch.setattr(codec, "make_dict_structure_fn", too_late)
+    monkeypatch.setattr(codec, "get_type_hints", too_late)
+    for message in (m.Ping(1), m.Hello(1, 0, "0" * 32, "a", 7001), m.Grant(FILE, 1, 65536)):
+        decoded = decode_line(encode(message)[:-1], m.PEER_TO_PEER)
+        assert decoded == message
