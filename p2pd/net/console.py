@@ -189,7 +189,8 @@ class Console:
 
     def often(self, namespace: str, kind: str, line: str) -> None:
         """A line of a kind that there is one of for each piece: as an event of that logger would show it."""
-        with self._lock:
+        # As with a logger's observers: what cannot be shown stops nobody.
+        with self._lock, contextlib.suppress(Exception):
             if self._limiter.allows(f"{kind} ...", True, self._clock()):
                 self._gather(f"{_time(int(time.time()))} [{namespace}#info] {line}\n")
             self._look_later()

@@ -409,6 +409,7 @@ class Conversation(protocol.Protocol):
                 return
         silent = now - self._heard
         if silent > SILENCE and not self._held:
+            log.info("{name} has said nothing for {seconds:.0f} s", name=self.name, seconds=silent)
             self.abort()
         elif silent > PING_AFTER and not self._pinged and self.other is not None:
             self._pinged = True
