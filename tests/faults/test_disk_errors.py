@@ -145,9 +145,9 @@ def test_a_file_that_cannot_be_read_costs_its_holder_nothing_else(host: Host, ca
     assert holder.share is not None
     assert peer.share is not None
     oracle = Oracle(host, [holder, peer], {"f": content, "g": b"another file"}).warm()
+    tracer = inject(holder, call, "error=EIO", holder.share / "f")
     if call == "pread64":
         make_cold(holder.share / "f")
-    tracer = inject(holder, call, "error=EIO", holder.share / "f")
     asked = peer.begin("req f --timeout 60")
     wait_until(lambda: injected(holder, call) > 0, "the disk erred")
     # Others are served meanwhile, and on the same conversation.
