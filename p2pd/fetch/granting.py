@@ -151,7 +151,8 @@ class Granting:
         """Bytes per second, smoothed, of all that goes out."""
         self._best = 0.0
         self._window = 0
-        self._window_start = self._last = 0.0
+        self._window_start = 0.0
+        self._last = 0.0  # when something went out last
         self._turnaround = 0.0
 
     # What there is

@@ -41,6 +41,13 @@ class World:
         self.granting.offer("f", self.count, PIECE, self.held)
         self.granting.want(client, "f", count, self.now, place=place, once=once)
 
+    def company(self, clients: str, count: int) -> None:
+        """All of them want some. The first one was alone when he came, and declines what he got for that."""
+        for client in clients:
+            self.want(client, count)
+        for one in self.of(clients[0]):
+            self.decline(one)
+
     def has(self, client: str, *pieces: int) -> None:
         self.granting.has(client, "f", sum(1 << piece for piece in pieces), self.now)
 
@@ -105,11 +112,7 @@ def test_who_is_alone_gets_all_he_wants_and_names_the_pieces_himself() -> None:
 
 def test_of_a_complete_holder_every_piece_goes_out_once_before_any_twice() -> None:
     world = World(40)
-    for client in "abcd":
-        world.want(client, 3)
-    # The first one was alone when he came.
-    for one in list(world.of("a")):
-        world.decline(one)
+    world.company("abcd", 3)
     world.want("a", 3)
     seen: list[int] = []
     while len(seen) < 40:
@@ -219,10 +222,7 @@ def test_announcements_out_of_range_are_an_error() -> None:
 
 def test_far_away_the_pause_until_a_grant_is_used_counts_too() -> None:
     world = World(4000)
-    for client in "abcd":
-        world.want(client, 3)
-    for one in world.of("a"):
-        world.decline(one)  # he was alone when he came
+    world.company("abcd", 3)
     for _ in range(100):
         world.now += 0.3
         for one in list(world.open.values())[:LEAST]:
@@ -234,10 +234,7 @@ def test_far_away_the_pause_until_a_grant_is_used_counts_too() -> None:
 def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() -> None:
     """Each range goes out at once, and the next `get` is late: there was no rate, and so no run, ever."""
     world = World(4000)
-    for client in "abcd":
-        world.want(client, 3)
-    for one in world.of("a"):
-        world.decline(one)  # he was alone when he came
+    world.company("abcd", 3)
     sent = 0
     for _ in range(100):
         one = next(iter(world.open.values()))
@@ -258,10 +255,7 @@ def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() ->
 
 def test_what_went_out_once_goes_out_again_with_its_neighbours() -> None:
     world = World(64)
-    for client in "ab":
-        world.want(client, 1)
-    for one in world.of("a"):
-        world.decline(one)  # he was alone when he came
+    world.company("ab", 1)
     world.granting.rate = 4 * PIECE / SWARM_RUN
     # The whole file went to others once; of each group of four the second piece twice.
     world.has("gone", *range(64))
