@@ -96,6 +96,9 @@ TERMS = {"down": "own link", "owner": "the owner", "all": "all together"}
 
 
 def _held_up(row: Row) -> str:
+    # What goes on waits for it now; of what has ended it counts where it took a while.
+    if row.get("state") == "done" and _cause(row)[0] is None:
+        return ""
     return CAUSES.get(str(row.get("held_up_by")), ("",))[0]
 
 
@@ -110,12 +113,19 @@ def _numbers(found: object) -> dict[str, float]:
     return {str(name): float(value) for name, value in rows if isinstance(value, int | float)}
 
 
-def why_slow(answer: Row) -> str | None:
-    """What held a transfer up and, of a swarm, how near to its bound it came; None where that is not told,
-    or nothing held it up for a second: a small file only waits to get its name.
+def _cause(row: Row) -> tuple[str | None, dict[str, float]]:
+    """One of :data:`CAUSES`, and the seconds of each; None where that is not told, or nothing held it up for
+    a second: a small file only waits to get its name.
     """  # fmt: skip
-    cause, waits = str(answer.get("held_up_by")), _numbers(answer.get("held_up"))
-    if cause not in CAUSES or not waits.get(cause) or sum(waits.values()) < 1.0:
+    cause, waits = str(row.get("held_up_by")), _numbers(row.get("held_up"))
+    told = cause in CAUSES and waits.get(cause) and sum(waits.values()) >= 1.0
+    return (cause if told else None), waits
+
+
+def why_slow(answer: Row) -> str | None:
+    """What held a transfer up and, of a swarm, how near to its bound it came; None where that is not told."""
+    cause, waits = _cause(answer)
+    if cause is None:
         return None
     part = 100 * waits[cause] / sum(waits.values())
     text = f"held up by {CAUSES[cause][1]} ({part:.0f}% of the time)"

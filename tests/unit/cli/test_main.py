@@ -150,6 +150,20 @@ def test_what_held_a_req_up(
     assert p2pctl("req", "b", "--quiet").stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("state", "seconds", "shown"), [("done", 0.1, False), ("done", 2.0, True), ("running", 0.1, True)]
+)
+def test_the_table_says_what_held_up_what_took_a_while(
+    make_daemon: MakeDaemon, p2pctl: Client, state: str, seconds: float, shown: bool
+) -> None:
+    held_up = {"state": state, "held_up_by": "owner", "held_up": {"owner": seconds}}
+    row = LISTS["transfers"][0] | held_up
+    make_daemon().script["transfers"] = [{"event": "item", **row}, {"event": "done"}]
+    title, line = p2pctl("transfers").stdout.splitlines()
+    assert "HELD UP" in title
+    assert ("owner" in line) == shown
+
+
 def test_transfers_that_are_watched_are_a_line_for_each_change(
     make_daemon: MakeDaemon, p2pctl: Client
 ) -> None:
