@@ -1,8 +1,11 @@
-"""Whether somebody else is to be asked for one of the last pieces, too. Pure."""
+"""What is asked of whom, and whether somebody else is to be asked for one of the last pieces, too. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from p2pd.fetch.sources import Get, Source
+from p2pd.pieces import mask_of
 
 PATIENCE = 1.0
 """Seconds of silence after which a source's rate no longer counts."""
@@ -19,6 +22,9 @@ FASTER = 4.0
 own link is slow, a third one is no faster, and what came of the other was for nothing."""
 
 
+Entry = tuple[Source, Get]
+
+
 def seconds_to_come(source: Source, get: Get, now: float) -> float | None:
     """Seconds in which a piece of ``get`` can be expected; None: not to be said yet."""
     silence = now - max(source.heard, get.asked)
@@ -27,30 +33,105 @@ def seconds_to_come(source: Source, get: Get, now: float) -> float | None:
     return get.left / source.rate if source.rate else None
 
 
-def slower(entries: list[tuple[Source, Get]], now: float) -> tuple[Source, Get]:
+def slower(entries: list[Entry], now: float) -> Entry:
     """The one who would need longest for the rest, at the pace at which its bytes came."""
 
-    def rest(entry: tuple[Source, Get]) -> float:
+    def rest(entry: Entry) -> float:
         get = entry[1]
         return get.left / max(get.length - get.left, 1) * (now - get.asked)
 
     return max(entries, key=rest)
 
 
+class Asked:
+    """Pieces that are asked for, and of whom; times are seconds of any monotonic clock."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, list[Entry]] = {}
+        self._since: dict[int, float] = {}
+        """When pieces that have not come were asked for first, of whomever."""
+        self._taken: dict[int, int] = {}
+        """How often pieces that have not come were taken from those who were on them."""
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def __contains__(self, piece: int) -> bool:
+        return piece in self._of
+
+    def of(self, piece: int) -> list[Entry]:
+        """Who is asked for it, and by which get."""
+        return list(self._of.get(piece, ()))
+
+    def add(self, source: Source, get: Get) -> None:
+        """The source is asked for these."""
+        for piece in get.pending:
+            self._of.setdefault(piece, []).append((source, get))
+            self._since.setdefault(piece, get.asked)
+
+    def forget(self, piece: int, get: Get) -> None:
+        """That get will not bring it, or did."""
+        entries = [entry for entry in self._of.get(piece, ()) if entry[1] is not get]
+        if entries:
+            self._of[piece] = entries
+        else:
+            self._of.pop(piece, None)
+
+    def came(self, piece: int) -> None:
+        """It is here."""
+        self._since.pop(piece, None)
+        self._taken.pop(piece, None)
+
+    def taken(self, piece: int) -> None:
+        """It was taken from those who were on it, with what had come of it."""
+        self._taken[piece] = self._taken.get(piece, 0) + 1
+
+    def long_ago(self, now: float) -> int:
+        """The pieces that two who were asked for them should have brought by now (a mask)."""
+        return mask_of(piece for piece in self._of if now - self._since[piece] > TRIED)
+
+    def slowest(
+        self, source: Source, could: Callable[[int], bool], length: Callable[[int], int], now: float, *,
+        coming: float, left: int,
+    ) -> int | None:  # fmt: skip
+        """Of those for which ``could`` is true, the piece that ``source`` brings sooner by most; or None.
+
+        ``length`` gives a piece's bytes; ``coming`` and ``left`` as in :func:`gain`.
+        """
+        best: tuple[float, int] | None = None
+        for piece, entries in self._of.items():
+            if any(other is source for other, _ in entries) or not could(piece):
+                continue
+            theirs = gain(
+                source, length(piece), entries, now,
+                waited=now - self._since[piece], coming=coming, left=left,
+                taken=self._taken.get(piece, 0),
+            )  # fmt: skip
+            if theirs and (best is None or theirs > best[0]):
+                best = theirs, piece
+        return best[1] if best is not None else None
+
+
 def gain(
     source: Source,
     length: int,
-    entries: list[tuple[Source, Get]],
+    entries: list[Entry],
     now: float,
     *,
     waited: float,
     coming: float,
+    left: int,
+    taken: int = 0,
 ) -> float:
     """The seconds in which a piece of ``length`` bytes can be expected from ``entries``, who have been
     asked for it, where ``source`` would be so much sooner that it is to be asked too; else 0.
 
     ``waited``: seconds since it was asked for first, of whomever: where those who were asked took the
-    request and did not serve it, nobody is waited for again. ``coming``: bytes per second, of all sources.
+    request and did not serve it, nobody is waited for again. ``coming``: bytes per second, of all sources,
+    and ``left``: bytes that are to come of all that is asked for: where our link is full, one more source
+    is no sooner than they are.
+    ``taken``: how often the piece was taken from others before, with what had come of it: each time was
+    on the word of a rate that did not hold, so the next needs twice the gain.
     """
     if len(entries) > 1 and (waited < TRIED or not source.proved or source.rate <= FASTER * coming):
         return 0.0
@@ -62,5 +143,6 @@ def gain(
         theirs = UNKNOWN + waited
     else:
         return 0.0
-    mine = max(length / source.rate if source.rate else UNKNOWN, LEAST)
-    return theirs if theirs > GAIN * mine else 0.0
+    beside = (left - min(get.left for _, get in entries)) / coming if coming else 0.0
+    mine = max(length / source.rate if source.rate else UNKNOWN, LEAST, beside)
+    return theirs if theirs > GAIN * 2.0 ** min(taken, 20) * mine else 0.0

@@ -13,10 +13,10 @@ from collections.abc import Collection
 from typing import Protocol
 
 from p2pd.fetch import runs
-from p2pd.fetch.endgame import PATIENCE, TRIED, gain, slower
+from p2pd.fetch.endgame import PATIENCE, Asked, slower
 from p2pd.fetch.picker import Picker, Run, SourceKey
 from p2pd.fetch.sources import Failures, Get, Source
-from p2pd.pieces import Bitfield, mask_of, piece_length, run_mask
+from p2pd.pieces import Bitfield, piece_length, run_mask
 
 TICK = 0.25
 STALL = 5.0
@@ -65,10 +65,8 @@ class Transfer:
         self._driver = driver
         self._picker = Picker(held, seed)
         self.sources: dict[SourceKey, Source] = {}
-        self._asked: dict[int, list[tuple[Source, Get]]] = {}
+        self._asked = Asked()
         self._writing: dict[int, Source] = {}
-        self._since: dict[int, float] = {}
-        """When pieces that have not come were asked for first, of whomever."""
         self._failures = Failures()
         self.paused = False
         self._news = 0.0
@@ -214,6 +212,7 @@ class Transfer:
             if self._length(piece) > MAX_DUPLICATE:
                 # Too long to wait in memory for a second copy: it is taken from the slow one.
                 self._take_away(piece)
+                self._asked.taken(piece)
                 run = self._picker.take(key, 1)
             else:
                 self._make_room(piece, now)
@@ -227,9 +226,7 @@ class Transfer:
         length += max(0, len(run) - 2) * self._piece_size
         get = Get(grant, run, length, length, set(range(run.first, run.end)), duplicate, now)
         source.gets[grant] = get
-        for piece in get.pending:
-            self._asked.setdefault(piece, []).append((source, get))
-            self._since.setdefault(piece, now)
+        self._asked.add(source, get)
         self._driver.get(key, grant, run, duplicate)
         return True
 
@@ -263,8 +260,8 @@ class Transfer:
             self.remove_source(key, now)
             return False
         get.pending.discard(piece)
-        self._forget(piece, source, get)
-        self._since.pop(piece, None)
+        self._asked.forget(piece, get)
+        self._asked.came(piece)
         self._failures.served(source.order)
         new = piece not in self.held and piece not in self._writing
         if new:
@@ -379,7 +376,7 @@ class Transfer:
             self._release(source, get)
 
     def _take_away(self, piece: int) -> None:
-        for other, get in list(self._asked.get(piece, ())):
+        for other, get in self._asked.of(piece):
             self._driver.cancel(other.key, get.grant)
             self._release(other, get)
 
@@ -390,17 +387,10 @@ class Transfer:
     def _release(self, source: Source, get: Get) -> None:
         source.gets.pop(get.grant, None)
         for piece in get.pending:
-            self._forget(piece, source, get)
+            self._asked.forget(piece, get)
             if piece not in self._asked and piece not in self._writing:
                 self._picker.give_back(piece)
         get.pending.clear()
-
-    def _forget(self, piece: int, source: Source, get: Get) -> None:
-        entries = [entry for entry in self._asked.get(piece, ()) if entry[1] is not get]
-        if entries:
-            self._asked[piece] = entries
-        else:
-            self._asked.pop(piece, None)
 
     def _want(self, source: Source, count: int) -> None:
         source.sparing, source.spurned = source.spare and self._passed_on, 0
@@ -419,7 +409,7 @@ class Transfer:
         if not among or len(source.gets) >= MOST_GETS or (source.careful and source.gets):
             return
         if not source.idle and not self._picker.missing:
-            among &= mask_of(piece for piece in self._asked if now - self._since[piece] > TRIED)
+            among &= self._asked.long_ago(now)
         if self._picker.could_help(source.key, among) or self._slowest_piece(source, now, among) is not None:
             source.idle = False
             if not source.gets:
@@ -447,21 +437,18 @@ class Transfer:
         coming = sum(
             each.rate for each in self.sources.values() if each.gets and now - each.heard <= PATIENCE
         )
-        best: tuple[float, int] | None = None
-        for piece, entries in self._asked.items():
-            length = self._length(piece)
-            if not among >> piece & 1 or (limit is not None and length > limit):
-                continue
-            if any(other is source for other, _ in entries) or not self._picker.has(source.key, piece):
-                continue
-            theirs = gain(source, length, entries, now, waited=now - self._since[piece], coming=coming)
-            if theirs and (best is None or theirs > best[0]):
-                best = (theirs, piece)
-        return best[1] if best is not None else None
+
+        def could(piece: int) -> bool:
+            if not among >> piece & 1 or (limit is not None and self._length(piece) > limit):
+                return False
+            return self._picker.has(source.key, piece)
+
+        left = sum(get.left for each in self.sources.values() for get in each.gets.values())
+        return self._asked.slowest(source, could, self._length, now, coming=coming, left=left)
 
     def _make_room(self, piece: int, now: float) -> None:
         """Two at once are enough for a piece: the slower of two is put aside for a third."""
-        entries = self._asked[piece]
+        entries = self._asked.of(piece)
         if len(entries) > 1:
             other, get = slower(entries, now)
             self._driver.cancel(other.key, get.grant)

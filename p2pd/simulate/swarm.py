@@ -23,7 +23,8 @@ from p2pd.simulate.network import FRAMING, LATENCY, Clock, Flow, Link
 
 FILE = "file"
 FRAMES = 4
-"""In so many frames a range goes out; others get their turn in between."""
+FRAME_SECONDS = 0.2
+"""In so many frames a range goes out, none of them longer; others get their turn in between."""
 
 Trace = list[tuple[float, int, int, int]]
 """Seconds, who got a piece, of whom, which."""
@@ -285,7 +286,7 @@ class Machine:
         other, run = self._grants[grant]
         length = self._length(run)
         flow = Flow(
-            other.link, length, max(-(-length // FRAMES), 1),
+            other.link, length, max(min(-(-length // FRAMES), int(self.link.up * FRAME_SECONDS)), 1),
             lambda count: other.came(self, grant, count),
             lambda: other.finished(self, grant, run),
             lambda count: self._sent(grant, flow, count),

@@ -176,3 +176,13 @@ def test_for_a_person_the_terms_stand_in_lines() -> None:
     said = text(run("--peers 8 --size 16Mi --fail 1"))
     assert "bound" in said
     assert "died      1" in said
+
+
+def test_of_long_pieces_hardly_any_is_sent_in_vain() -> None:
+    """Each used to be taken from whoever was on it for somebody who seemed faster, again and again."""
+    swarm = Swarm(Plan(peers=20, size=40 * 2**26, piece_size=2**26, up=125e6, down=125e6, owner_up=125e6))
+    much = 2 * swarm.plan.bound().seconds
+    swarm.clock.run(lambda: swarm.clock.now > much or all(peer.done_at for peer in swarm.peers))
+    assert all(peer.done_at for peer in swarm.peers)
+    sent = sum(each.link.sent for each in [swarm.owner, *swarm.peers])
+    assert sent < 1.1 * swarm.plan.peers * swarm.plan.size
