@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from p2pd.fetch.sources import Get, Source
 from p2pd.pieces import mask_of
@@ -17,6 +17,8 @@ LEAST = 0.25
 """and is taken to need so many seconds at least."""
 TRIED = 10.0
 """Seconds after a piece was asked for first in which two who are on it have to do,"""
+ALIKE = 4.0
+"""A source that is so many times slower than another one does not share a full link with it."""
 FASTER = 4.0
 """and how many times faster than all comes now a third one must have sent to take the place of one: where our
 own link is slow, a third one is no faster, and what came of the other was for nothing."""
@@ -91,21 +93,27 @@ class Asked:
         return mask_of(piece for piece in self._of if now - self._since[piece] > TRIED)
 
     def slowest(
-        self, source: Source, could: Callable[[int], bool], length: Callable[[int], int], now: float, *,
-        coming: float, left: int,
+        self, source: Source, among: Collection[Source], could: Callable[[int], bool],
+        length: Callable[[int], int], now: float,
     ) -> int | None:  # fmt: skip
         """Of those for which ``could`` is true, the piece that ``source`` brings sooner by most; or None.
 
-        ``length`` gives a piece's bytes; ``coming`` and ``left`` as in :func:`gain`.
+        ``among``: all sources; ``length`` gives a piece's bytes.
         """
+        busy = [each for each in among if each.gets and now - each.heard <= PATIENCE]
+        coming = sum(each.rate for each in busy)
+        # Those who are silent or far slower do not fill our link: nothing of theirs is waited for.
+        like = [each for each in busy if each.rate * ALIKE >= source.rate]
+        rate = sum(each.rate for each in like)
+        left = sum(get.left for each in like for get in each.gets.values())
         best: tuple[float, int] | None = None
         for piece, entries in self._of.items():
             if any(other is source for other, _ in entries) or not could(piece):
                 continue
+            own = min((get.left for other, get in entries if other in like), default=0)
             theirs = gain(
-                source, length(piece), entries, now,
-                waited=now - self._since[piece], coming=coming, left=left,
-                taken=self._taken.get(piece, 0),
+                source, length(piece), entries, now, waited=now - self._since[piece], coming=coming,
+                beside=(left - own) / rate if rate else 0.0, taken=self._taken.get(piece, 0),
             )  # fmt: skip
             if theirs and (best is None or theirs > best[0]):
                 best = theirs, piece
@@ -120,7 +128,7 @@ def gain(
     *,
     waited: float,
     coming: float,
-    left: int,
+    beside: float,
     taken: int = 0,
 ) -> float:
     """The seconds in which a piece of ``length`` bytes can be expected from ``entries``, who have been
@@ -128,8 +136,8 @@ def gain(
 
     ``waited``: seconds since it was asked for first, of whomever: where those who were asked took the
     request and did not serve it, nobody is waited for again. ``coming``: bytes per second, of all sources,
-    and ``left``: bytes that are to come of all that is asked for: where our link is full, one more source
-    is no sooner than they are.
+    ``beside``: seconds until what else was asked for has come, of sources about as fast: where they fill
+    our link, one more is no sooner than they are.
     ``taken``: how often the piece was taken from others before, with what had come of it: each time was
     on the word of a rate that did not hold, so the next needs twice the gain.
     """
@@ -143,6 +151,5 @@ def gain(
         theirs = UNKNOWN + waited
     else:
         return 0.0
-    beside = (left - min(get.left for _, get in entries)) / coming if coming else 0.0
     mine = max(length / source.rate if source.rate else UNKNOWN, LEAST, beside)
     return theirs if theirs > GAIN * 2.0 ** min(taken, 20) * mine else 0.0

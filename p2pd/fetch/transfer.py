@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from p2pd.fetch import runs
-from p2pd.fetch.endgame import PATIENCE, Asked, slower
+from p2pd.fetch.endgame import Asked, slower
 from p2pd.fetch.picker import Picker, Run, SourceKey
 from p2pd.fetch.sources import Failures, Get, Source
 from p2pd.pieces import Bitfield, piece_length, run_mask
@@ -434,17 +434,12 @@ class Transfer:
         """Endgame: of ``among``, up to ``limit`` bytes, the piece that ``source`` brings sooner by most."""
         if self._picker.missing:
             return None
-        coming = sum(
-            each.rate for each in self.sources.values() if each.gets and now - each.heard <= PATIENCE
-        )
+        has = self._picker.have(source.key) & among
 
         def could(piece: int) -> bool:
-            if not among >> piece & 1 or (limit is not None and self._length(piece) > limit):
-                return False
-            return self._picker.has(source.key, piece)
+            return bool(has >> piece & 1) and (limit is None or self._length(piece) <= limit)
 
-        left = sum(get.left for each in self.sources.values() for get in each.gets.values())
-        return self._asked.slowest(source, could, self._length, now, coming=coming, left=left)
+        return self._asked.slowest(source, self.sources.values(), could, self._length, now)
 
     def _make_room(self, piece: int, now: float) -> None:
         """Two at once are enough for a piece: the slower of two is put aside for a third."""
