@@ -12,6 +12,9 @@ GATHER = 0.1
 """Seconds for which announcements are gathered at least."""
 EACH = 0.02
 """Seconds more or less for each who is told: so many announcements come to everybody in that time."""
+USUAL_PIECE = 1024 * 1024
+"""Where pieces are longer the times are shorter by as much: beside the work that such a piece makes an
+announcement is nothing, and others wait for it to pass it on."""
 MOST = 1.0
 """Seconds for which they are gathered at most."""
 TOGETHER = 5.0
@@ -21,9 +24,10 @@ ListenerKey = object
 
 
 class Announcing:
-    """One file's pieces, as far as each of those who listen knows of them."""
+    """One file's pieces of ``piece_size`` bytes, as far as each of those who listen knows of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, piece_size: int) -> None:
+        self._share = min(1.0, USUAL_PIECE / piece_size)
         self._told: dict[ListenerKey, int] = {}
         self._due = False
         self._last = float("-inf")
@@ -42,7 +46,7 @@ class Announcing:
         gather = max(GATHER, EACH * len(self._told))
         if begun:
             gather = max(gather, self._each * len(self._told) / TOGETHER)
-        return max(self._last + min(gather, MOST) - now, 0.0)
+        return max(self._last + min(gather, MOST) * self._share - now, 0.0)
 
     def due(self, listeners: Collection[ListenerKey], now: float) -> None:
         """All who listen are told now, by :meth:`news`; whoever is not among them does no longer."""

@@ -61,10 +61,11 @@ class Part:
     held: Bitfield
     fd: Callable[[], int]
     state: PartState = PartState.COMING
-    announcing: Announcing = attrs.Factory(Announcing)
+    announcing: Announcing = attrs.field(init=False)
     file_id: FileId = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.announcing = Announcing(self.manifest.piece_size)
         self.file_id = self.manifest.file_id
 
 

@@ -114,7 +114,7 @@ class Machine:
             else None
         )
         self._choosing = Neighbours(f"{plan.seed} {number}")
-        self._announcing = Announcing()
+        self._announcing = Announcing(plan.piece_size)
         self._grants: dict[int, tuple[Machine, Run]] = {}  # given: to whom, for what
         self._flows: dict[int, Flow] = {}
         self._gets: dict[tuple[int, int], Run] = {}

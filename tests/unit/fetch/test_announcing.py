@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.fetch.announcing import EACH, GATHER, MOST, TOGETHER, Announcing
+from p2pd.fetch.announcing import EACH, GATHER, MOST, TOGETHER, USUAL_PIECE, Announcing
+
+PIECE = 128 * 1024
 
 
 def test_what_comes_within_a_moment_is_told_together() -> None:
-    announcing = Announcing()
+    announcing = Announcing(PIECE)
     assert announcing.gained(5.0) == 0.0  # the first one is news for all
     assert announcing.gained(5.0) is None
     announcing.due(["a", "b"], 5.0)
@@ -24,7 +26,7 @@ def test_what_comes_within_a_moment_is_told_together() -> None:
 
 def test_the_more_are_told_the_longer_it_is_gathered_but_not_for_ever() -> None:
     for count in (20, 100_000):
-        announcing = Announcing()
+        announcing = Announcing(PIECE)
         for listener in range(count):
             announcing.knows(listener, 0)
         announcing.due(range(count), 1.0)
@@ -32,7 +34,7 @@ def test_the_more_are_told_the_longer_it_is_gathered_but_not_for_ever() -> None:
 
 
 def test_once_under_way_as_many_pieces_are_told_together_as_it_takes_to_be_worth_it() -> None:
-    slow, fast = Announcing(), Announcing()
+    slow, fast = Announcing(PIECE), Announcing(PIECE)
     listeners = range(10)
     for announcing, pieces in ((slow, 5), (fast, 50)):
         for listener in listeners:
@@ -48,8 +50,16 @@ def test_once_under_way_as_many_pieces_are_told_together_as_it_takes_to_be_worth
     assert slow.gained(2.5) == pytest.approx(max(GATHER, 10 * EACH))
 
 
+def test_of_long_pieces_others_hear_sooner() -> None:
+    announcing = Announcing(50 * USUAL_PIECE)
+    announcing.due([], 1.0)
+    assert announcing.gained(1.0) == pytest.approx(GATHER / 50)
+    announcing.due([], 9.0)
+    assert announcing.gained(9.0, begun=True) == pytest.approx(GATHER / 50)
+
+
 def test_who_heard_with_something_else_is_not_told_again() -> None:
-    announcing = Announcing()
+    announcing = Announcing(PIECE)
     announcing.knows("a", 0b1)
     assert announcing.news("a", 0b1) == 0
     assert announcing.news("a", 0b111) == 0b110
@@ -58,7 +68,7 @@ def test_who_heard_with_something_else_is_not_told_again() -> None:
 
 
 def test_who_listens_no_longer_is_forgotten() -> None:
-    announcing = Announcing()
+    announcing = Announcing(PIECE)
     announcing.knows("a", 0b1)
     announcing.due(["b"], 1.0)
     assert announcing.news("a", 0b1) == 0b1  # as one who is new
@@ -66,7 +76,7 @@ def test_who_listens_no_longer_is_forgotten() -> None:
 
 @given(st.lists(st.one_of(st.integers(0, 9), st.sampled_from("abc")), max_size=60))
 def test_everybody_is_told_of_each_piece_once(events: list[int | str]) -> None:
-    announcing = Announcing()
+    announcing = Announcing(PIECE)
     held = 0
     told = dict.fromkeys("abc", 0)
     for event in events:
