@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # Most tests wait for daemons: more of them at once than there are cores.
-JOBS ?= 4
+JOBS ?= 6
 BIN := .venv/bin
 
 # Compiled files go into .venv too: `make demo` leaves nothing else behind.
@@ -16,7 +16,7 @@ demo: .venv/run-time.stamp
 	@$(BIN)/python tools/demo.py
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # Everything, into docs/performance.md; or a part: make bench ARGS='--only client'
 bench: .venv/bench.stamp

@@ -102,8 +102,9 @@ class Asked:
         """
         busy = [each for each in among if each.gets and now - each.heard <= PATIENCE]
         coming = sum(each.rate for each in busy)
-        # Those who are silent or far slower do not fill our link: nothing of theirs is waited for.
-        like = [each for each in busy if each.rate * ALIKE >= source.rate]
+        # Those who are silent or far slower do not fill our link: nothing of theirs is waited for. Nor is it
+        # where it cannot be said who is slower.
+        like = [each for each in busy if each.rate * ALIKE >= source.rate > 0]
         rate = sum(each.rate for each in like)
         left = sum(get.left for each in like for get in each.gets.values())
         best: tuple[float, int] | None = None

@@ -81,3 +81,5 @@ def test_slow_and_silent_sources_do_not_make_a_full_link(hangs: bool) -> None:
         asked.add(each, on(each, number, asked=NOW - 2 * PATIENCE))
     fast = source("fast", 1e8)
     assert slowest(asked, fast, [*busy, fast]) is not None
+    new = source("new", 0.0)
+    assert hangs or slowest(asked, new, [*busy, new]) is not None, "it cannot be said that the link is full"
