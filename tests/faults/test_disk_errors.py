@@ -137,7 +137,8 @@ def test_a_disk_that_takes_no_data_stops_that_transfer_only(host: Host, error: s
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize("call", ["sendfile", "pread64"])
 def test_a_file_that_cannot_be_read_costs_its_holder_nothing_else(host: Host, call: str) -> None:
-    content = os.urandom(20 * PIECE)
+    # Long enough that some of it is cold when it is to be sent: to ask whether it is begins to read it.
+    content = os.urandom(200 * PIECE)
     manager = host.manager()
     holder = host.peer("h", manager=manager, files={"f": content, "g": b"another file"})
     peer = host.peer("rx", manager=manager)

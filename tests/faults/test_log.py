@@ -44,9 +44,15 @@ def start(host: Host, shell: str, *, logfile: Path | None = None, **files: bytes
     )  # fmt: skip
     daemon.port, daemon.share = port, share
     host.daemons.append(daemon)
-    wait_until(daemon.socket_path.exists, "its socket")
+    wait_until(lambda: _listens(daemon), "its socket")
     daemon.wait_files(len(files))
     return daemon
+
+
+def _listens(daemon: Daemon) -> bool:
+    """The socket is there a moment before anybody listens on it."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(daemon.socket_path)) == 0
 
 
 def complain(daemon: Daemon, count: int) -> None:
