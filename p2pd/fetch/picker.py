@@ -188,10 +188,6 @@ class Picker:
         """True where the source has all pieces."""
         return self._sources[key].complete
 
-    def has(self, key: SourceKey, piece: int) -> bool:
-        """True where the source has ``piece``."""
-        return bool(self._sources[key].have >> piece & 1)
-
     def _share_out(self) -> None:
         complete = sorted(
             (s for s in self._sources.values() if s.complete), key=lambda s: (s.order, str(s.key))
