@@ -34,8 +34,10 @@ _SCRATCH = bytearray(16 * 1024)
 """Lines are short; what comes behind one of a body is copied once. Used within one call only."""
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 _TCP_NOTSENT_LOWAT = 25
-_LOWAT = 64 * 1024
-"""What lies in the kernel's queue cannot be reconsidered: keep that queue short."""
+LEAST_QUEUE = 64 * 1024
+"""What lies in the kernel's queue cannot be reconsidered: keep that queue short,"""
+MOST_QUEUE = 1024 * 1024
+"""but where it is refilled often the wake-ups for that take more of the processor than sending does."""
 WAKE_AT = 2 * 1024 * 1024
 """Bytes of a body that are waited for at once: each wake-up costs about as much as 100 KiB do."""
 _READ = 256 * 1024
@@ -51,11 +53,15 @@ log = Logger("p2pd.net")
 
 @attrs.define(eq=False)
 class FileSlice:
-    """``left`` bytes at ``offset`` of the open file ``fd``, which stays open until they are sent."""
+    """``left`` bytes at ``offset`` of the open file ``fd``, which stays open until they are sent.
+
+    About ``queue`` bytes, and a power of two, may wait in the kernel while they are.
+    """
 
     fd: int
     offset: int
     left: int
+    queue: int = LEAST_QUEUE
 
 
 class FastProtocol(Protocol):
@@ -124,6 +130,8 @@ class _Fast(tcp.Connection):
     _armed = False  # the reactor says when the socket takes more
     _soon = False  # what was written goes out at the end of this turn
     _slices = False  # the protocol may have one
+    _near = False  # both ends are on this machine
+    _queue = LEAST_QUEUE
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
 
@@ -135,12 +143,20 @@ class _Fast(tcp.Connection):
 
     def _tune(self) -> None:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _LOWAT)
+        self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, LEAST_QUEUE)
         if self.socket.getsockname()[0] == self.socket.getpeername()[0]:
             # On one machine nothing is congested, and BBR's timers take as long as the copying.
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-            self._widen = True
+            self._widen = self._near = True
+
+    def _let_wait(self, count: int) -> None:
+        """About ``count`` bytes may wait in the kernel; on one machine, where that is no wait, always few."""
+        queue = min(max(1 << (max(count, 1) - 1).bit_length(), LEAST_QUEUE), MOST_QUEUE)
+        if not self._near and (queue > self._queue or queue * 4 <= self._queue):
+            self._queue = queue
+            with contextlib.suppress(OSError):
+                self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, queue)
 
     def startWriting(self) -> None:
         """What was written in this turn goes out at its end, by one call, without asking whether it can.
@@ -257,6 +273,7 @@ class _Fast(tcp.Connection):
                 made = self.protocol.next_slice()
                 if made is not None:
                     self._header, self._slice = made
+                    self._let_wait(made[1].queue)
                 elif not self.unsent:
                     # Lets the original stop writing, and wake a producer or half-close.
                     return super().doWrite()

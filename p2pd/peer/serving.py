@@ -33,6 +33,8 @@ FRAME_SECONDS = 0.05
 """A frame is as long as what goes out to all in this time: messages wait behind it."""
 LONGEST_FRAME = 0.5
 """Seconds that it takes at most, at the rate of the one that it goes to."""
+QUEUE_SECONDS = 0.04
+"""What goes out to all in this time may wait in the kernel for one: we may have to wait for a processor."""
 READ_AHEAD = 16 * 1024 * 1024
 """Bytes to have read from a cold disk while what comes before is sent."""
 KEEP_OPEN = 10.0
@@ -306,7 +308,7 @@ class Serving:
                 self._warm(asked, length)
                 return None
             frame = m.Data(asked.grant, asked.at, length)
-            piece = FileSlice(fd, asked.at, length)
+            piece = FileSlice(fd, asked.at, length, self._in(QUEUE_SECONDS))
             asked.at += length
             if asked.at >= asked.end:
                 self._queue.popleft()
@@ -319,9 +321,13 @@ class Serving:
 
     def _frame_length(self) -> int:
         """Bytes, a multiple of :data:`LEAST_FRAME`: few calls where it is fast, short waits elsewhere."""
-        rate = max(self._rate, self._shop.granting.rate)
-        steps = int(min(rate * FRAME_SECONDS, self._rate * LONGEST_FRAME)) // LEAST_FRAME
+        steps = self._in(FRAME_SECONDS) // LEAST_FRAME
         return max(LEAST_FRAME, min(steps * LEAST_FRAME, m.MAX_FRAME))
+
+    def _in(self, seconds: float) -> int:
+        """Bytes that go out to all in that time; no more than go to this one in :data:`LONGEST_FRAME`."""
+        rate = max(self._rate, self._shop.granting.rate)
+        return int(min(rate * seconds, self._rate * LONGEST_FRAME))
 
     def _range_sent(self, asked: Range) -> None:
         upload = asked.upload

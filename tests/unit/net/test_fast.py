@@ -34,6 +34,28 @@ def test_a_connection_that_was_reset_already_is_tuned_without_a_fault() -> None:
         transport.tune()
 
 
+NOTSENT_LOWAT = 25
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_the_faster_it_goes_the_more_may_wait_in_the_kernel(near: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    with client, accepted:
+        transport = FastServer.__new__(FastServer)
+        transport.socket = accepted
+        transport.tune()
+        assert transport._near, "both ends are on this machine"
+        transport._near = near
+        queues = []
+        for count in (0, 100_000, 500_000, 300_000, 140_000, 100_000, 10**9, 1):
+            transport._let_wait(count)
+            queues.append(accepted.getsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT) // 1024)
+    # It becomes less only where it would be a quarter: rates swing.
+    assert queues == ([64] * 8 if near else [64, 128, 512, 512, 512, 128, 1024, 64])
+
+
 class Reset(Protocol):
     """Its other side is gone before it can say that it is connected."""
 

@@ -147,3 +147,17 @@ def test_no_frame_takes_long_whoever_it_goes_to(
     sharing.granting.rate, sharing.conversation.serving._rate = all_get, he_gets
     least = serving_module.LEAST_FRAME
     assert sharing.conversation.serving._frame_length() == max(least, frame // least * least)
+
+
+@pytest.mark.parametrize(
+    ("all_get", "he_gets", "queue"), [(12.5e6, 3e6, 500_000), (2.5e6, 2.5e6, 100_000), (125e6, 1e6, 500_000)]
+)
+def test_what_may_wait_in_the_kernel_is_by_what_goes_out(
+    sharing: Quiet, monkeypatch: pytest.MonkeyPatch, all_get: float, he_gets: float, queue: int
+) -> None:
+    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    sharing.granting.rate, sharing.conversation.serving._rate = all_get, he_gets
+    sharing.say(encode(m.Want(FILE, 1)) + encode(m.Get(1, 0, PIECE)))
+    made = sharing.conversation.serving.next_slice()
+    assert made is not None
+    assert made[1].queue == queue
