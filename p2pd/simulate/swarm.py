@@ -229,7 +229,7 @@ class Machine:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
         other = self.met[source]
         self._gets.pop((source, grant), None)
-        self._say(other, other.cancelled, grant)
+        self._say(other, other.cancelled, self, grant)
 
     def blame(self, source: Any, piece: int) -> None:
         """Part of :class:`~p2pd.fetch.transfer.Driver`."""
@@ -258,8 +258,9 @@ class Machine:
         if self._grants.pop(grant, None) is not None:
             self.granting.declined(grant, self.clock.now)
 
-    def cancelled(self, grant: int) -> None:
+    def cancelled(self, other: Machine, grant: int) -> None:
         """`cancel`."""
+        self._say(other, other.ended, self, grant)
         flow = self._flows.pop(grant, None)
         if flow is not None:
             self.link.drop(flow)
@@ -308,6 +309,11 @@ class Machine:
             other.number, grant, limit, self.clock.now, run
         ):
             self._say(other, other.declined, grant)
+
+    def ended(self, other: Machine, grant: int) -> None:
+        """`cancelled`."""
+        if self.transfer is not None and not self.transfer.done:
+            self.transfer.ended(other.number, grant, self.clock.now)
 
     def came(self, other: Machine, grant: int, count: int) -> None:
         """`data`."""

@@ -52,6 +52,36 @@ class Troubled(Machine):
             self.transfer.resume(self.clock.now)
 
 
+def _ends(swarm: Swarm, quiet: float) -> None:
+    """Run it; an AssertionError where it would not come to its end long after the last disturbance."""
+    swarm.clock.later(quiet + 20 * swarm.plan.bound().seconds + 60, _hangs)
+    swarm.run()
+
+
+def _hangs() -> None:
+    raise AssertionError("somebody waits for ever")
+
+
+@pytest.mark.fault(63)
+def test_who_was_silent_and_answers_a_cancel_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(
+        1, size=3 * PIECE - 973, piece_size=PIECE, up=RATE, down=RATE, owner_up=RATE, seed=98, slow=RATE / 20
+    )
+    monkeypatch.setattr(swarm_module, "Machine", Troubled)
+    swarm = Swarm(plan)
+    owner: Any = swarm.owner
+    slow: Any = swarm.peers[0]
+    plan.start(1)
+    for at in (0.992, 4.36):
+        swarm.clock.later(at, slow.part, owner)
+    for at, length in ((4.31, 0.3), (3.542, 0.3), (2.91, 0.0), (2.245, 0.0)):
+        swarm.clock.later(at, slow.pause)
+        swarm.clock.later(at + length, slow.resume)
+    # What was cancelled still fills its link: nothing comes for 5 s of what was asked for last.
+    _ends(swarm, 5.0)
+    assert slow.held.complete
+
+
 @pytest.mark.fault(63)
 @settings(max_examples=100, deadline=None)
 @given(st.data())
@@ -83,7 +113,7 @@ def test_whatever_happens_all_have_it_soon_after(data: st.DataObject) -> None:
         quiet = max(quiet, at + length)
     for each in everybody[1:]:
         swarm.clock.later(quiet, each.resume)
-    swarm.run()
+    _ends(swarm, quiet)
     assert all(each.held.complete for each in swarm.peers)
     # What was lost was asked for again at once: by simulated seconds, nobody had to be found silent.
     bound = attrs.evolve(plan, slow=None).bound().seconds
