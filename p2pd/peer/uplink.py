@@ -333,5 +333,10 @@ def _cancel(call: IDelayedCall | None) -> None:
 
 
 def _why(failure: Failure) -> str:
+    # Of Twisted's own, the number of an error, or what the system raised.
     cause = getattr(failure.value, "osError", None)
-    return getattr(cause, "strerror", None) or failure.getErrorMessage()
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    # Twisted puts a Failure there where a connection is lost before it is one.
+    inner = next((each for each in getattr(failure.value, "args", ()) if isinstance(each, Failure)), None)
+    return _why(inner) if inner is not None else failure.getErrorMessage()

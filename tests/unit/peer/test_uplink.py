@@ -1,10 +1,17 @@
+import errno
 import json
 from typing import Any, cast
 
 import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+    getConnectError,
+)
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport as UntypedTransport
 from twisted.python.failure import Failure
@@ -255,6 +262,31 @@ def test_retries_with_growing_pauses(rig: Any) -> None:
     assert "cannot be reached" in rig.uplink.problems[0]
     rig.listed()
     assert rig.uplink.problems == []
+
+
+@pytest.mark.fault(70)
+def test_why_a_connection_did_not_come_about_is_said_in_words(rig: Any) -> None:
+    # As Twisted says it of one that is lost before it is one.
+    rig.endpoint.attempts.pop()[0].errback(ConnectError(string=Failure(ConnectionLost())))
+    (problem,) = rig.uplink.problems
+    assert "cannot be reached: Connection to the other side was lost" in problem
+    assert "Failure" not in problem
+
+
+@pytest.mark.fault(70)
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (getConnectError((errno.EHOSTUNREACH, "No route to host")), "No route to host"),
+        (getConnectError(OSError(errno.EHOSTUNREACH, "No route to host")), "No route to host"),
+        (ConnectionRefusedError(), "Connection was refused"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_each_reason_has_words_and_is_followed_by_another_try(rig: Any, error: Exception, words: str) -> None:
+    rig.endpoint.attempts.pop()[0].errback(error)
+    assert words in rig.uplink.problems[0]
+    assert rig.pause() <= 0.5
 
 
 @pytest.mark.fault(69)
