@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +49,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if REQUIRE_ALL and (report.skipped or hasattr(report, "wasxfail")):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: skipped or expected to fail, and P2PD_REQUIRE_ALL=1 forbids that"
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts what runs in the background with this ignored, which whatever
+    # is started here would inherit: there would be nothing to interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
