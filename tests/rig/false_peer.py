@@ -84,6 +84,7 @@ class FalsePeer:
         self.port = self._listener.getsockname()[1]
         self._open = True
         self._links: list[Raw] = []
+        self._threads: list[threading.Thread] = []
         threading.Thread(target=self._accept, daemon=True).start()
         self.link = ManagerLink(manager_port, self.id, peer, self.port)
 
@@ -100,6 +101,14 @@ class FalsePeer:
                 link.socket.shutdown(socket.SHUT_RDWR)
             link.close()
         self._links.clear()
+
+    def gets_before(self) -> int:
+        """How many `get` came of those who are gone; what of theirs still waits in a socket is read first."""
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive(), "somebody is still connected"
+        self._threads.clear()
+        return len(self.gets)
 
     def _gone(self) -> None:
         self._open = False
@@ -118,7 +127,9 @@ class FalsePeer:
             raw = Raw(0, sock=sock)
             raw.socket.settimeout(None)
             self._links.append(raw)
-            threading.Thread(target=self._serve, args=(raw,), daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(raw,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _serve(self, raw: Raw) -> None:
         with contextlib.suppress(Closed, OSError, AssertionError):
