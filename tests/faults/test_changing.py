@@ -74,14 +74,14 @@ def test_a_change_is_noticed_before_the_next_request(
         new = make(old)
         change(holder.share / "f", new)
         raw.send(m.Get(grant.grant, 65536, 65536))
-        # Not one byte more: `gone` first, and later the new content, because the req stands.
-        events = [raw.receive()]
-        while not isinstance(events[-1], m.Have):
-            assert not isinstance(events[-1], m.Data | Body)
-            events.append(raw.receive())
-        assert any(isinstance(each, m.Gone) for each in events)
-        offered = events[-1]
-        assert isinstance(offered, m.Have)
+        # Not one byte more: `gone`, and the new content, because the req stands; that first where it was
+        # hashed before this `get` came.
+        offered, gone = None, False
+        while offered is None or not gone:
+            event = raw.receive()
+            assert not isinstance(event, m.Data | Body)
+            gone = gone or isinstance(event, m.Gone)
+            offered = event if isinstance(event, m.Have) else offered
         assert (offered.size, offered.file != have.file) == (len(new), True)
         assert raw.fetch(offered, 65536, 65536) == new[65536 : 2 * 65536]
     oracle.check()

@@ -75,16 +75,23 @@ def test_a_second_signal_ends_at_once(host: Host, role: str) -> None:
     on_port(daemon)
     other = manager if role == "p2ppeer" else peer
     oracle = Oracle(host, [other])
-    # Somebody who never closes makes it wait for its farewell.
-    idle = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(3)]
-    raw = Raw(daemon.port) if role == "p2ppeer" else None
-    if raw is not None:
-        raw.hello()
-    wait_until(lambda: daemon.fds() > 8, "the connections are taken")
-    os.kill(daemon.pid, signal.SIGTERM)
-    wait_until(lambda: _refuses(daemon.port), "it is stopping")
-    assert daemon.process.poll() is None, "too fast to be sent a second signal"
-    os.kill(daemon.pid, signal.SIGTERM)
+    for _ in range(10):
+        # Somebody who never closes makes it wait for its farewell.
+        idle = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(3)]
+        raw = Raw(daemon.port) if role == "p2ppeer" else None
+        if raw is not None:
+            raw.hello()
+        wait_until(lambda: daemon.fds() > 8, "the connections are taken")
+        os.kill(daemon.pid, signal.SIGTERM)
+        wait_until(lambda: _refuses(daemon.port), "it is stopping")
+        os.kill(daemon.pid, signal.SIGTERM)
+        if daemon.process.wait(30) == -signal.SIGTERM:
+            break
+        # On a busy machine we may have been too late: it was done with its farewell.
+        assert daemon.process.returncode == 0
+        for each in idle:
+            each.close()
+        daemon.start()
     assert daemon.process.wait(30) == -signal.SIGTERM
     for each in idle:
         each.close()
