@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 MIN_PIECE = 64 * 1024
+FEW_PIECES, MANY_PIECES = 500, 2000
+ENOUGH_PIECE = 256 * 1024
+"""Each piece costs the processor about as much as 100 KiB do: below this, fewer pieces are better."""
 MAX_DEFAULT_PIECE = 4 * 1024 * 1024
 MAX_PIECES = 1 << 20
 """A manifest may name this many pieces (32 MiB of hashes); larger files need larger pieces."""
@@ -16,11 +19,11 @@ HASH_SIZE = 32
 def default_piece_size(size: int) -> int:
     """The piece size of a file of ``size`` bytes where the user sets none.
 
-    The power of two next below size/2000, at least 64 KiB, at most 4 MiB; above
-    MAX_PIECES pieces of that, the next power of two that needs no more. Part of
-    protocol version 1: the file id depends on it.
+    The power of two next below size/500, at most 256 KiB, or below size/2000 where that is more;
+    at least 64 KiB, at most 4 MiB; above MAX_PIECES pieces of that, the next power of two that
+    needs no more. Part of protocol version 1: the file id depends on it.
     """
-    wanted = size // 2000
+    wanted = max(min(size // FEW_PIECES, ENOUGH_PIECE), size // MANY_PIECES)
     power = 1 << max(wanted.bit_length() - 1, 0)
     piece = min(max(power, MIN_PIECE), MAX_DEFAULT_PIECE)
     while piece_count(size, piece) > MAX_PIECES:

@@ -11,13 +11,13 @@ import blake3
 from p2pd.errors import ChangedError
 from p2pd.memory import pages
 from p2pd.model import Manifest, check_dimensions
-from p2pd.pieces import MAX_PIECES, MIN_PIECE, default_piece_size, piece_count
+from p2pd.pieces import FEW_PIECES, MAX_PIECES, MIN_PIECE, default_piece_size, piece_count
 from p2pd.share.paths import storage_error
 
 STEP = 4 * 1024 * 1024
 """Bytes read and hashed between two looks at whether to go on; well under a second on any disk."""
 
-_SMALL = 2 * MIN_PIECE * 2000
+_SMALL = 2 * MIN_PIECE * FEW_PIECES
 
 
 class Cancelled(Exception):
