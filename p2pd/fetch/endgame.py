@@ -92,14 +92,27 @@ class Asked:
         """The pieces that two who were asked for them should have brought by now (a mask)."""
         return mask_of(piece for piece in self._of if now - self._since[piece] > TRIED)
 
+    def late(self, now: float) -> list[int]:
+        """The pieces that are not so near that nobody could bring them sooner."""
+        return [
+            piece
+            for piece, entries in self._of.items()
+            if (expected(entries, now, now - self._since[piece]) or 0.0) > GAIN * LEAST
+        ]
+
     def slowest(
         self, source: Source, among: Collection[Source], could: Callable[[int], bool],
-        length: Callable[[int], int], now: float,
+        length: Callable[[int], int], now: float, *, late: Collection[int] | None = None,
     ) -> int | None:  # fmt: skip
         """Of those for which ``could`` is true, the piece that ``source`` brings sooner by most; or None.
 
-        ``among``: all sources; ``length`` gives a piece's bytes.
+        ``among``: all sources; ``length`` gives a piece's bytes; ``late``: what :meth:`late` says now,
+        where several are asked about.
         """
+        if late is None:
+            late = self.late(now)
+        if not late:
+            return None
         busy = [each for each in among if each.gets and now - each.heard <= PATIENCE]
         coming = sum(each.rate for each in busy)
         # Those who are silent or far slower do not fill our link: nothing of theirs is waited for. Nor is it
@@ -108,7 +121,8 @@ class Asked:
         rate = sum(each.rate for each in like)
         left = sum(get.left for each in like for get in each.gets.values())
         best: tuple[float, int] | None = None
-        for piece, entries in self._of.items():
+        for piece in late:
+            entries = self._of[piece]
             if any(other is source for other, _ in entries) or not could(piece):
                 continue
             own = min((get.left for other, get in entries if other in like), default=0)
@@ -119,6 +133,18 @@ class Asked:
             if theirs and (best is None or theirs > best[0]):
                 best = theirs, piece
         return best[1] if best is not None else None
+
+
+def expected(entries: list[Entry], now: float, waited: float) -> float | None:
+    """The seconds in which the first of ``entries`` can be expected to bring what it was asked for.
+
+    None: not to be said. ``waited``: seconds since that was asked for first, of whomever.
+    """
+    each = [seconds_to_come(other, get, now) for other, get in entries]
+    known = [seconds for seconds in each if seconds is not None]
+    if len(known) == len(each):
+        return min(known)
+    return UNKNOWN + waited if len(each) == 1 and waited > PATIENCE else None
 
 
 def gain(
@@ -144,13 +170,8 @@ def gain(
     """
     if len(entries) > 1 and (waited < TRIED or not source.proved or source.rate <= FASTER * coming):
         return 0.0
-    expected = [seconds_to_come(other, get, now) for other, get in entries]
-    known = [each for each in expected if each is not None]
-    if len(known) == len(expected):
-        theirs = min(known)
-    elif len(entries) == 1 and waited > PATIENCE:
-        theirs = UNKNOWN + waited
-    else:
+    theirs = expected(entries, now, waited)
+    if theirs is None:
         return 0.0
     mine = max(length / source.rate if source.rate else UNKNOWN, LEAST, beside)
     return theirs if theirs > GAIN * 2.0 ** min(taken, 20) * mine else 0.0

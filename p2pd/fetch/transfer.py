@@ -398,10 +398,13 @@ class Transfer:
 
     def _wake(self, now: float) -> None:
         """Sources that had nothing to do are asked again where they can help now."""
+        if self.arrived:
+            return
+        late = () if self._picker.missing else self._asked.late(now)
         for source in list(self.sources.values()):
-            self._wake_one(source, now)
+            self._wake_one(source, now, late)
 
-    def _wake_one(self, source: Source, now: float) -> None:
+    def _wake_one(self, source: Source, now: float, late: Collection[int] | None = None) -> None:
         if source.stalled or source.resting or source.aside or self.paused or self.done:
             return
         # Of one that names pieces itself, those that were declined: something may have become of them.
@@ -410,7 +413,10 @@ class Transfer:
             return
         if not source.idle and not self._picker.missing:
             among &= self._asked.long_ago(now)
-        if self._picker.could_help(source.key, among) or self._slowest_piece(source, now, among) is not None:
+        if (
+            self._picker.could_help(source.key, among)
+            or self._slowest_piece(source, now, among, late=late) is not None
+        ):
             source.idle = False
             if not source.gets:
                 source.heard = now
@@ -429,8 +435,9 @@ class Transfer:
         return 1 if source.careful else max(1, most // self._piece_size)
 
     def _slowest_piece(
-        self, source: Source, now: float, among: int = -1, limit: int | None = None
-    ) -> int | None:
+        self, source: Source, now: float, among: int = -1, limit: int | None = None,
+        late: Collection[int] | None = None,
+    ) -> int | None:  # fmt: skip
         """Endgame: of ``among``, up to ``limit`` bytes, the piece that ``source`` brings sooner by most."""
         if self._picker.missing:
             return None
@@ -439,7 +446,7 @@ class Transfer:
         def could(piece: int) -> bool:
             return bool(has >> piece & 1) and (limit is None or self._length(piece) <= limit)
 
-        return self._asked.slowest(source, self.sources.values(), could, self._length, now)
+        return self._asked.slowest(source, self.sources.values(), could, self._length, now, late=late)
 
     def _make_room(self, piece: int, now: float) -> None:
         """Two at once are enough for a piece: the slower of two is put aside for a third."""
