@@ -40,7 +40,10 @@ MOST_EACH = 2
 SLOTS = 4
 """Ranges sent at once to different downloaders."""
 AHEAD = 0.02
-"""Seconds of sending that are granted beyond the time in which a grant is used."""
+"""Seconds of sending that are granted beyond the time in which a grant is used;"""
+AHEAD_OF_CHOOSERS = 0.1
+"""the same where they choose the pieces themselves, and by the highest rate seen: such a grant binds no piece,
+and where few are used at first the rate is only what was granted."""
 LEAST_BURDEN = 2
 BURDEN = 8
 """Who wants each piece once has at most so many, and this part of the file, that nobody else has: he
@@ -76,7 +79,9 @@ class _Open:
     grant: int
     client: _Client
     bytes: int
+    """As many as it is expected to be used for, or is."""
     at: float
+    limit: int
     run: Run | None = None  # named by us, or by them
     ours: bool = False  # named by us
     used: bool = False
@@ -154,6 +159,7 @@ class Granting:
         self._window_start = 0.0
         self._last = 0.0  # when something went out last
         self._turnaround = 0.0
+        self._taken = 1.0  # the part of a grant that is used, of late, where others choose the pieces
 
     # What there is
 
@@ -236,6 +242,8 @@ class Granting:
         client.served += length - opened.bytes
         opened.run, opened.bytes, opened.used = run, length, True
         client.declines, client.dawdles = 0, now - opened.at > DAWDLES
+        if not opened.ours:
+            self._takes(length / opened.limit)
         self._turnaround += (min(now - opened.at, DAWDLES) - self._turnaround) * 0.2
         self._waiting.append(opened)
         self._go_on(now)
@@ -252,6 +260,7 @@ class Granting:
             client.refused |= opened.run.mask
         else:
             client.quiet = True
+            self._takes(0.0)
         self._close(opened)
         self._go_on(now)
 
@@ -354,7 +363,8 @@ class Granting:
         wanting = [client for client in self._clients() if client.want or client.open]
         alone = len({client.key for client in wanting}) <= 1
         self._send_next(alone, now)
-        while alone or self._room(now):
+        naming = any(client.file.complete for client in wanting)
+        while alone or self._room(naming, now):
             could = [client for client in wanting if self._may(client, alone)]
             if not could:
                 return
@@ -385,8 +395,8 @@ class Granting:
         took = now - opened.began if opened.began is not None else 0.0
         return took > STUCK and (not self._best or took * self._best >= opened.bytes * SLOW)
 
-    def _room(self, now: float) -> bool:
-        """Whether more has to be granted, lest the link idle."""
+    def _room(self, naming: bool, now: float) -> bool:
+        """Whether more has to be granted, lest the link idle; ``naming``: some of it names pieces."""
         count, ahead = 0, 0
         for opened in self._open.values():
             client = opened.client
@@ -395,7 +405,12 @@ class Granting:
             if not self._slow(client) and (opened.used or not client.dawdles):
                 count += 1
                 ahead += opened.bytes
-        return count < LEAST or ahead < self.rate * (self._turnaround + AHEAD)
+        if naming:
+            return count < LEAST or ahead < self.rate * (self._turnaround + AHEAD)
+        return count < LEAST or ahead < self._best * (self._turnaround + AHEAD_OF_CHOOSERS)
+
+    def _takes(self, part: float) -> None:
+        self._taken += (min(part, 1.0) - self._taken) * 0.1
 
     def _give(self, client: _Client, alone: bool, now: float) -> None:
         stock = client.file
@@ -407,10 +422,11 @@ class Granting:
         else:
             wanted = runs.of_swarm(self.rate, stock.count * stock.piece_size) if self.rate else 0
             pieces = max(1, wanted // stock.piece_size)
-            limit = expected = pieces * stock.piece_size
+            limit = pieces * stock.piece_size
+            expected = max(int(limit * self._taken), stock.piece_size)
             if stock.complete:
                 run = self._choose(client, pieces)
-        opened = _Open(grant, client, expected, now, run, run is not None)
+        opened = _Open(grant, client, expected, now, limit, run, run is not None)
         if run is not None:
             stock.counts.add(run.mask)
             client.given |= run.mask
