@@ -40,10 +40,13 @@ MOST_EACH = 2
 SLOTS = 4
 """Ranges sent at once to different downloaders."""
 AHEAD = 0.02
-"""Seconds of sending that are granted beyond the time in which a grant is used;"""
+"""Seconds of sending that are granted beyond the time in which a grant is used,"""
+FAR = 2.0
+"""and so many times the shortest such time: no more goes out than was granted, and it would stay so."""
+NEARER = 0.001
+"""The shortest time becomes so much more like the newest with each that is used."""
 AHEAD_OF_CHOOSERS = 0.1
-"""the same where they choose the pieces themselves, and by the highest rate seen: such a grant binds no piece,
-and where few are used at first the rate is only what was granted."""
+"""Where they choose the pieces themselves it is this, of the highest rate seen: that binds no piece."""
 LEAST_BURDEN = 2
 BURDEN = 8
 """Who wants each piece once has at most so many, and this part of the file, that nobody else has: he
@@ -159,6 +162,7 @@ class Granting:
         self._window_start = 0.0
         self._last = 0.0  # when something went out last
         self._turnaround = 0.0
+        self._far = DAWDLES
         self._taken = 1.0  # the part of a grant that is used, of late, where others choose the pieces
 
     # What there is
@@ -244,7 +248,9 @@ class Granting:
         client.declines, client.dawdles = 0, now - opened.at > DAWDLES
         if not opened.ours:
             self._takes(length / opened.limit)
-        self._turnaround += (min(now - opened.at, DAWDLES) - self._turnaround) * 0.2
+        took = min(now - opened.at, DAWDLES)
+        self._turnaround += (took - self._turnaround) * 0.2
+        self._far = min(took, self._far + (took - self._far) * NEARER)
         self._waiting.append(opened)
         self._go_on(now)
 
@@ -405,9 +411,8 @@ class Granting:
             if not self._slow(client) and (opened.used or not client.dawdles):
                 count += 1
                 ahead += opened.bytes
-        if naming:
-            return count < LEAST or ahead < self.rate * (self._turnaround + AHEAD)
-        return count < LEAST or ahead < self._best * (self._turnaround + AHEAD_OF_CHOOSERS)
+        rate, beyond = (self.rate, AHEAD) if naming else (self._best, AHEAD_OF_CHOOSERS)
+        return count < LEAST or ahead < rate * (self._turnaround + FAR * self._far + beyond)
 
     def _takes(self, part: float) -> None:
         self._taken += (min(part, 1.0) - self._taken) * 0.1
