@@ -13,7 +13,8 @@ from p2pd.peer.intake import Intake
 from p2pd.portable import unportable
 
 PROGRESS_EVERY = 0.2
-"""Seconds."""
+PROGRESS_EACH = 0.02
+"""Seconds at least, and for each source: an event names all of them."""
 QUIET = 2.0
 """Seconds without a byte after which the rate is none: what is left of a mean says nothing then."""
 
@@ -84,7 +85,8 @@ class Waiters:
 
     def progress(self, intake: Intake, now: float) -> None:
         """Tell everybody how far it is, at most 5 times a second."""
-        if not self._all or now - self._told < PROGRESS_EVERY:
+        every = max(PROGRESS_EVERY, PROGRESS_EACH * len(intake.transfer.sources))
+        if not self._all or now - self._told < every:
             return
         self._told = now
         sources = [{"name": info.name, "host": info.host, "port": info.port} for info in intake.infos()]

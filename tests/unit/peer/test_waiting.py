@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from p2pd.model import PeerId, PeerInfo
 from p2pd.peer.intake import Intake
 from p2pd.peer.waiting import PROGRESS_EVERY, QUIET, Waiters
@@ -16,7 +18,7 @@ def intake(*names: str) -> Intake:
         Intake,
         SimpleNamespace(
             infos=lambda: infos, sources=list,
-            transfer=SimpleNamespace(bytes_held=5), manifest=SimpleNamespace(size=10),
+            transfer=SimpleNamespace(bytes_held=5, sources=dict.fromkeys(names)), manifest=SimpleNamespace(size=10),
         ),
     )  # fmt: skip
 
@@ -38,6 +40,17 @@ def test_each_client_is_told_the_sources_once_and_when_they_change() -> None:
     assert told(one) == [["a"], ["a", "b"]]
     assert told(two) == [["a"], ["a", "b"]]
     assert sum(event["event"] == "progress" for event in one) == 3
+
+
+def test_of_many_sources_progress_is_told_less_often() -> None:
+    waiters = Waiters()
+    events: list[dict[str, Any]] = []
+    waiters.add(events.append, 30, 0.0)
+    for names, expected in (("ab", 21), ("abcdefghijklmnopqrstuvwxyz0123", 8)):
+        events.clear()
+        for step in range(100):
+            waiters.progress(intake(*names), len(names) * 100 + 0.05 * step)
+        assert sum(event["event"] == "progress" for event in events) == pytest.approx(expected, abs=5)
 
 
 def test_the_rate_is_none_once_nothing_comes() -> None:
