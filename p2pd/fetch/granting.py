@@ -42,7 +42,7 @@ SLOTS = 4
 AHEAD = 0.02
 """Seconds of sending that are granted beyond the time in which a grant is used,"""
 FAR = 2.0
-"""and so many times the shortest such time: no more goes out than was granted, and it would stay so."""
+"""and so many times the shortest such time: no more goes out than was granted, ever."""
 NEARER = 0.001
 """The shortest time becomes so much more like the newest with each that is used."""
 AHEAD_OF_CHOOSERS = 0.1

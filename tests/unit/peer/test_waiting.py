@@ -18,7 +18,8 @@ def intake(*names: str) -> Intake:
         Intake,
         SimpleNamespace(
             infos=lambda: infos, sources=list,
-            transfer=SimpleNamespace(bytes_held=5, sources=dict.fromkeys(names)), manifest=SimpleNamespace(size=10),
+            transfer=SimpleNamespace(bytes_held=5, sources=dict.fromkeys(names)),
+            manifest=SimpleNamespace(size=10),
         ),
     )  # fmt: skip
 
