@@ -20,6 +20,7 @@ from p2pd.net.addresses import is_own
 from p2pd.net.door import Door, Visit
 from p2pd.net.fast import dial
 from p2pd.net.limits import Limit
+from p2pd.net.reasons import why
 from p2pd.peer.conversation import Conversation
 from p2pd.peer.serving import Serving
 from p2pd.wire import messages as m
@@ -190,7 +191,7 @@ class Contacts(protocol.Factory):
                 await dial(self._reactor, peer.host, peer.port, conversation)
             except (ConnectError, OSError, ValueError) as error:
                 conversation.ready.addErrback(lambda _: None)
-                raise UnreachableError(f"{peer.name} cannot be reached: {error}") from None
+                raise UnreachableError(f"{peer.name} cannot be reached: {why(error)}") from None
             self._all.add(conversation)
             conversation.ready.addTimeout(HANDSHAKE, self._reactor)
             try:

@@ -18,6 +18,7 @@ from p2pd.errors import P2PError, ProtocolError, RefusedError
 from p2pd.model import PeerId, PeerInfo
 from p2pd.net.addresses import canonical_host, is_loopback, join_host_port
 from p2pd.net.lines import MessageProtocol
+from p2pd.net.reasons import why
 from p2pd.peer.peerlist import PeerList
 from p2pd.text import escape
 from p2pd.wire.messages import (
@@ -203,7 +204,8 @@ class Uplink:
     def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
         if self._running:
-            self._pause(f"the manager at {self._where} cannot be reached: {escape(_why(failure))}")
+            assert failure.value is not None
+            self._pause(f"the manager at {self._where} cannot be reached: {escape(why(failure.value))}")
 
     def _pause(self, trouble: str) -> None:
         """Try again after a pause that grows from failure to failure."""
@@ -330,13 +332,3 @@ class Uplink:
 def _cancel(call: IDelayedCall | None) -> None:
     if call is not None and call.active():
         call.cancel()
-
-
-def _why(failure: Failure) -> str:
-    # Of Twisted's own, the number of an error, or what the system raised.
-    cause = getattr(failure.value, "osError", None)
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    # Twisted puts a Failure there where a connection is lost before it is one.
-    inner = next((each for each in getattr(failure.value, "args", ()) if isinstance(each, Failure)), None)
-    return _why(inner) if inner is not None else failure.getErrorMessage()

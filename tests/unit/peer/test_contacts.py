@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectError, ConnectionLost, getConnectError
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -49,6 +51,30 @@ def test_everybody_who_waits_for_a_dial_hears_that_it_failed(monkeypatch: pytest
     assert len(dials) == 2
     dials[1].errback(Failure(Refused()))
     assert len(heard) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectError(string=cast(Any, Failure(ConnectionLost()))), "Connection to the other side was lost"),
+        (getConnectError(OSError(errno.EHOSTUNREACH, "No route to host")), "No route to host"),
+        (Refused(), "Connection was refused"),
+        (ValueError("odd"), "odd"),
+    ],
+)
+def test_why_a_dial_failed_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "dial", lambda *_: fail(error))
+    made = Contacts(
+        Clock(), maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
+        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(Clock()),
+    )  # fmt: skip
+    heard: list[str] = []
+    made.reach(OTHER).addErrback(lambda failure: heard.append(failure.getErrorMessage()))
+    (text,) = heard
+    assert f"cannot be reached: {words}" in text
+    assert "Failure" not in text
 
 
 def test_a_dial_that_failed_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
