@@ -61,7 +61,7 @@ class FileSlice:
     fd: int
     offset: int
     left: int
-    queue: int = LEAST_QUEUE
+    queue: int
 
 
 class FastProtocol(Protocol):

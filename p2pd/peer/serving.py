@@ -308,7 +308,7 @@ class Serving:
                 self._warm(asked, length)
                 return None
             frame = m.Data(asked.grant, asked.at, length)
-            piece = FileSlice(fd, asked.at, length, self._in(QUEUE_SECONDS))
+            piece = FileSlice(fd, asked.at, length, self._bytes_in(QUEUE_SECONDS))
             asked.at += length
             if asked.at >= asked.end:
                 self._queue.popleft()
@@ -321,10 +321,10 @@ class Serving:
 
     def _frame_length(self) -> int:
         """Bytes, a multiple of :data:`LEAST_FRAME`: few calls where it is fast, short waits elsewhere."""
-        steps = self._in(FRAME_SECONDS) // LEAST_FRAME
+        steps = self._bytes_in(FRAME_SECONDS) // LEAST_FRAME
         return max(LEAST_FRAME, min(steps * LEAST_FRAME, m.MAX_FRAME))
 
-    def _in(self, seconds: float) -> int:
+    def _bytes_in(self, seconds: float) -> int:
         """Bytes that go out to all in that time; no more than go to this one in :data:`LONGEST_FRAME`."""
         rate = max(self._rate, self._shop.granting.rate)
         return int(min(rate * seconds, self._rate * LONGEST_FRAME))
