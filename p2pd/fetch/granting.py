@@ -13,12 +13,10 @@ twice, by times sent plus times announced; of several complete holders each begi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
 from typing import Protocol
 
-import attrs
-
 from p2pd.fetch import runs
+from p2pd.fetch.clients import Client, ClientKey, FileKey, Open, Stock
 from p2pd.fetch.picker import Run, around
 from p2pd.fetch.rarity import Rarity
 from p2pd.pieces import Bitfield, highest, lowest, run_mask
@@ -63,9 +61,6 @@ REMEMBERED = 10.0
 """Seconds in which the highest rate that was seen counts half: those who do not read make our rate
 small, and are not to look fast beside it."""
 
-ClientKey = Hashable
-FileKey = Hashable
-
 
 class Driver(Protocol):
     """What :class:`Granting` says, to be carried out at once or soon, never to call back within."""
@@ -77,83 +72,15 @@ class Driver(Protocol):
         """Send what was named by this grant."""
 
 
-@attrs.define(eq=False)
-class _Open:
-    grant: int
-    client: _Client
-    bytes: int
-    """As many as it is expected to be used for, or is."""
-    at: float
-    limit: int
-    run: Run | None = None  # named by us, or by them
-    ours: bool = False  # named by us
-    used: bool = False
-    began: float | None = None
-    """When sending began."""
-
-
-@attrs.define(eq=False)
-class _Client:
-    key: ClientKey
-    file: _Stock
-    served: float
-    want: int = 0
-    announced: int = 0
-    given: int = 0
-    """Pieces that were named by a grant of ours: they are on their way, or came."""
-    owed: int = 0
-    """The same, also where it said `want` since: it is to pass them on."""
-    place: int = 0
-    """Where our share begins, it says."""
-    once: bool = False
-    """It wants only what nobody was sent or has announced."""
-    refused: int = 0
-    """Pieces that it declined: it has them, or asked somebody else."""
-    quiet: bool = False
-    """It had nothing to ask for: not before something changed."""
-    open: dict[int, _Open] = attrs.Factory(dict)
-    rate: float = 0.0
-    stuck: bool = False
-    """It takes what is being sent to it far too slowly."""
-    dawdles: bool = False
-    """It did not use its last grants, or not in time."""
-    declines: int = 0
-
-    @property
-    def lacks(self) -> int:
-        """Pieces that we could give it."""
-        stock = self.file
-        could = stock.held.mask if stock.held is not None else stock.everything
-        if self.once:
-            could &= stock.counts.at_most(0)
-        return could & ~(self.announced | self.given | self.refused)
-
-
-@attrs.define(eq=False)
-class _Stock:
-    key: FileKey
-    count: int
-    piece_size: int
-    held: Bitfield | None
-    everything: int
-    counts: Rarity
-    once: int = 0  # how many of the clients want each piece once
-    clients: dict[ClientKey, _Client] = attrs.Factory(dict)
-
-    @property
-    def complete(self) -> bool:
-        return self.held is None or self.held.complete
-
-
 class Granting:
     """See the module."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._stocks: dict[FileKey, _Stock] = {}
-        self._open: dict[int, _Open] = {}
-        self._waiting: deque[_Open] = deque()  # named, and not yet being sent
-        self._sending: set[_Open] = set()
+        self._stocks: dict[FileKey, Stock] = {}
+        self._open: dict[int, Open] = {}
+        self._waiting: deque[Open] = deque()  # named, and not yet being sent
+        self._sending: set[Open] = set()
         self._next = 1
         self.rate = 0.0
         """Bytes per second, smoothed, of all that goes out."""
@@ -162,8 +89,6 @@ class Granting:
         self._window_start = 0.0
         self._last = 0.0  # when something went out last
         self._turnaround = 0.0
-        self._far = DAWDLES
-        self._taken = 1.0  # the part of a grant that is used, of late, where others choose the pieces
 
     # What there is
 
@@ -174,7 +99,7 @@ class Granting:
         """
         stock = self._stocks.get(file)
         if stock is None:
-            self._stocks[file] = _Stock(file, count, piece_size, held, run_mask(0, count), Rarity(count))
+            self._stocks[file] = Stock(file, count, piece_size, held, run_mask(0, count), Rarity(count))
         else:
             stock.held = held
 
@@ -202,7 +127,7 @@ class Granting:
             if not count:
                 return
             served = min((other.served for other in self._clients() if other.want), default=0.0)
-            one = stock.clients[client] = _Client(client, stock, served)
+            one = stock.clients[client] = Client(client, stock, served)
         one.place = place if 0 <= place < max(stock.count, 1) else 0
         stock.once += once - one.once
         one.want, one.once, one.quiet, one.refused = count, once, False, 0
@@ -223,7 +148,7 @@ class Granting:
             raise IndexError(f"piece {highest(mask)} of {stock.count}")
         if one is None:
             served = min((other.served for other in self._clients() if other.want), default=0.0)
-            one = stock.clients[client] = _Client(client, stock, served)
+            one = stock.clients[client] = Client(client, stock, served)
         new = mask & ~one.announced
         one.announced |= new
         stock.counts.add(new)
@@ -246,11 +171,10 @@ class Granting:
         client.served += length - opened.bytes
         opened.run, opened.bytes, opened.used = run, length, True
         client.declines, client.dawdles = 0, now - opened.at > DAWDLES
-        if not opened.ours:
-            self._takes(length / opened.limit)
+        self._takes(opened, length)
         took = min(now - opened.at, DAWDLES)
         self._turnaround += (took - self._turnaround) * 0.2
-        self._far = min(took, self._far + (took - self._far) * NEARER)
+        client.far = took if client.far is None else min(took, client.far + (took - client.far) * NEARER)
         self._waiting.append(opened)
         self._go_on(now)
 
@@ -266,7 +190,7 @@ class Granting:
             client.refused |= opened.run.mask
         else:
             client.quiet = True
-            self._takes(0.0)
+            self._takes(opened, 0)
         self._close(opened)
         self._go_on(now)
 
@@ -335,22 +259,22 @@ class Granting:
 
     # Inside
 
-    def _clients(self) -> list[_Client]:
+    def _clients(self) -> list[Client]:
         return [client for stock in self._stocks.values() for client in stock.clients.values()]
 
-    def _forget(self, stock: _Stock) -> None:
+    def _forget(self, stock: Stock) -> None:
         """Nobody wants it: nothing is remembered of who had what."""
         if not any(client.want or client.open for client in stock.clients.values()):
             del self._stocks[stock.key]
 
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: Client) -> None:
         client.file.counts.remove(client.announced)
         client.file.once -= client.once
         for opened in list(client.open.values()):
             self._close(opened)
         del client.file.clients[client.key]
 
-    def _close(self, opened: _Open) -> None:
+    def _close(self, opened: Open) -> None:
         client = opened.client
         if opened.ours and opened.run is not None and not opened.used:
             client.file.counts.remove(opened.run.mask)
@@ -369,24 +293,24 @@ class Granting:
         wanting = [client for client in self._clients() if client.want or client.open]
         alone = len({client.key for client in wanting}) <= 1
         self._send_next(alone, now)
-        naming = any(client.file.complete for client in wanting)
-        while alone or self._room(naming, now):
+        goal = self._goal(wanting)
+        while alone or self._room(goal, now):
             could = [client for client in wanting if self._may(client, alone)]
             if not could:
                 return
             self._give(min(could, key=self._rank), alone, now)
 
-    def _rank(self, client: _Client) -> tuple[int, float]:
+    def _rank(self, client: Client) -> tuple[int, float]:
         """Whom to serve first: who has passed on what we gave him, then who got least."""
         stock = client.file
         burden = self._burden(client) if stock.complete and len(stock.clients) > 1 else 0
         return burden, client.served
 
-    def _burden(self, client: _Client) -> int:
+    def _burden(self, client: Client) -> int:
         """Pieces that he was given and nobody else has: sent once, and announced by himself."""
         return (client.owed & client.file.counts.at_most(2)).bit_count()
 
-    def _may(self, client: _Client, alone: bool) -> bool:
+    def _may(self, client: Client, alone: bool) -> bool:
         most = ALONE if alone else 1 if self._slow(client) else MOST_EACH
         if client.quiet or len(client.open) >= min(client.want, most):
             return False
@@ -394,15 +318,22 @@ class Granting:
             return False
         return bool(client.lacks) or (alone and client.file.complete and not client.once)
 
-    def _slow(self, client: _Client) -> bool:
+    def _slow(self, client: Client) -> bool:
         return client.stuck or (bool(client.rate) and client.rate * SLOW < self._best)
 
-    def _hangs(self, opened: _Open, now: float) -> bool:
+    def _hangs(self, opened: Open, now: float) -> bool:
         took = now - opened.began if opened.began is not None else 0.0
         return took > STUCK and (not self._best or took * self._best >= opened.bytes * SLOW)
 
-    def _room(self, naming: bool, now: float) -> bool:
-        """Whether more has to be granted, lest the link idle; ``naming``: some of it names pieces."""
+    def _goal(self, wanting: list[Client]) -> float:
+        """Bytes to have granted, lest the link idle."""
+        naming = any(client.file.complete and not client.quiet for client in wanting)
+        rate, beyond = (self.rate, AHEAD) if naming else (self._best, AHEAD_OF_CHOOSERS)
+        # Of one half of them: one who is near says nothing of the others.
+        far = sorted(client.far for client in wanting if client.far is not None)
+        return rate * (self._turnaround + FAR * (far[len(far) // 2] if far else 0.0) + beyond)
+
+    def _room(self, goal: float, now: float) -> bool:
         count, ahead = 0, 0
         for opened in self._open.values():
             client = opened.client
@@ -411,13 +342,14 @@ class Granting:
             if not self._slow(client) and (opened.used or not client.dawdles):
                 count += 1
                 ahead += opened.bytes
-        rate, beyond = (self.rate, AHEAD) if naming else (self._best, AHEAD_OF_CHOOSERS)
-        return count < LEAST or ahead < rate * (self._turnaround + FAR * self._far + beyond)
+        return count < LEAST or ahead < goal
 
-    def _takes(self, part: float) -> None:
-        self._taken += (min(part, 1.0) - self._taken) * 0.1
+    def _takes(self, opened: Open, length: int) -> None:
+        if opened.limit:
+            stock = opened.client.file
+            stock.taken += (min(length / opened.limit, 1.0) - stock.taken) * 0.1
 
-    def _give(self, client: _Client, alone: bool, now: float) -> None:
+    def _give(self, client: Client, alone: bool, now: float) -> None:
         stock = client.file
         grant, self._next = self._next, self._next + 1
         run: Run | None = None
@@ -428,10 +360,11 @@ class Granting:
             wanted = runs.of_swarm(self.rate, stock.count * stock.piece_size) if self.rate else 0
             pieces = max(1, wanted // stock.piece_size)
             limit = pieces * stock.piece_size
-            expected = max(int(limit * self._taken), stock.piece_size)
+            expected = max(int(limit * stock.taken), stock.piece_size)
             if stock.complete:
                 run = self._choose(client, pieces)
-        opened = _Open(grant, client, expected, now, limit, run, run is not None)
+        choice = 0 if alone or run is not None else limit
+        opened = Open(grant, client, expected, now, choice, run, run is not None)
         if run is not None:
             stock.counts.add(run.mask)
             client.given |= run.mask
@@ -441,7 +374,7 @@ class Granting:
         client.open[grant] = self._open[grant] = opened
         self._driver.grant(client.key, stock.key, grant, limit, run)
 
-    def _choose(self, client: _Client, pieces: int) -> Run:
+    def _choose(self, client: Client, pieces: int) -> Run:
         stock = client.file
         lacks = client.lacks
         rarest = stock.counts.rarest(lacks)

@@ -14,7 +14,8 @@ from p2pd.portable import unportable
 
 PROGRESS_EVERY = 0.2
 PROGRESS_EACH = 0.02
-"""Seconds at least, and for each source: an event names all of them."""
+PROGRESS_MOST = 1.0
+"""Seconds at least, for each source, as an event names all of them, and at most."""
 QUIET = 2.0
 """Seconds without a byte after which the rate is none: what is left of a mean says nothing then."""
 
@@ -42,7 +43,7 @@ class Waiters:
     def __init__(self) -> None:
         self._all: list[Waiter] = []
         self._outcome: P2PError | dict[str, Any] | None = None
-        self._told = float("-inf")
+        self._looked = self._told = float("-inf")
         self._rate = 0.0
         self._measured: tuple[float, int] | None = None
         self._moved = 0.0
@@ -85,15 +86,17 @@ class Waiters:
 
     def progress(self, intake: Intake, now: float) -> None:
         """Tell everybody how far it is, at most 5 times a second."""
-        every = max(PROGRESS_EVERY, PROGRESS_EACH * len(intake.transfer.sources))
-        if not self._all or now - self._told < every:
+        if not self._all or now - self._looked < PROGRESS_EVERY:
             return
-        self._told = now
+        self._looked = now
         sources = [{"name": info.name, "host": info.host, "port": info.port} for info in intake.infos()]
         for waiter in list(self._all):
             if sources != (waiter.sources or []):
                 waiter.sources = sources
                 waiter.emit({"event": "sources", "sources": sources})
+        if now - self._told < min(PROGRESS_EACH * len(sources), PROGRESS_MOST):
+            return
+        self._told = now
         self._tell(
             {
                 "event": "progress",

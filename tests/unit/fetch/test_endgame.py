@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2pd.fetch.endgame import ALIKE, GAIN, PATIENCE, Asked, gain
 from p2pd.fetch.picker import Run
@@ -83,3 +85,35 @@ def test_slow_and_silent_sources_do_not_make_a_full_link(hangs: bool) -> None:
     assert slowest(asked, fast, [*busy, fast]) is not None
     new = source("new", 0.0)
     assert hangs or slowest(asked, new, [*busy, new]) is not None, "it cannot be said that the link is full"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 1e6, 2e7, 5e7, 1e8]),
+            st.integers(0, 3),
+            st.floats(0, 6),
+            st.floats(0, 1),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from([0.0, 1e5, 1e7, 1e9]),
+)  # fmt: skip
+def test_what_is_not_late_nobody_is_asked_for_besides(
+    busy: list[tuple[float, int, float, float]], rate: float
+) -> None:  # fmt: skip
+    """To look at the late pieces only changes nothing."""
+    asked = Asked()
+    sources = [source(f"p{number}", each[0], heard=NOW - each[2] / 4) for number, each in enumerate(busy)]
+    for one, (_, piece, ago, left) in zip(sources, busy, strict=True):
+        asked.add(one, on(one, piece, max(1, int(PIECE * left)), asked=NOW - ago))
+    fast = source("fast", rate)
+
+    def best(late: list[int] | None) -> int | None:
+        return asked.slowest(fast, [*sources, fast], lambda _: True, lambda _: PIECE, NOW, late=late)
+
+    everything = [piece for piece in range(4) if piece in asked]
+    assert best(None) == best(sorted(asked.late(NOW), key=list(asked._of).index)) == best(
+        sorted(everything, key=list(asked._of).index)
+    )  # fmt: skip

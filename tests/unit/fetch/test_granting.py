@@ -213,30 +213,77 @@ def test_a_partial_holder_grants_only_where_it_has_something() -> None:
     assert all(one.run is None for one in world.open.values()), "who asks knows what is rare to him"
 
 
+class Link:
+    """Sends what was named, one after the other; each grant is used some time after it was given."""
+
+    def __init__(self, world: World, rate: float) -> None:
+        self.world, self.rate = world, rate
+        self.free, self.sent, self.most = 0.0, 0, 0
+        self._due: dict[int, float] = {}
+        self._pieces = iter(range(world.count))
+
+    def run(self, seconds: float, late: dict[str, float], *, whole: bool) -> None:
+        """``late``: seconds, by client; ``whole``: all pieces that a grant is for, not one."""
+        world = self.world
+        end = world.now + seconds
+        while world.now < end:
+            for one in list(world.open.values()):
+                after = world.now + late[one.client]
+                if one.used is None and world.now >= self._due.setdefault(one.grant, after):
+                    first = next(self._pieces) if one.run is None else 0
+                    count = one.limit // PIECE if whole else 1
+                    world.use(one, one.run or Run(first, min(first + count, world.count)))
+                    for _ in range(count - 1 if one.run is None else 0):
+                        next(self._pieces)
+            if world.sending and world.now >= self.free:
+                length = len(world.sending[0].used or ()) * PIECE
+                world.finish(world.sending[0])
+                self.sent += length
+                self.free = world.now + length / self.rate
+            promised = sum(
+                one.limit if one.used is None else len(one.used) * PIECE for one in world.open.values()
+            )
+            self.most = max(self.most, promised)
+            world.now += 0.001
+
+
+FAR_AWAY = dict.fromkeys("abcdefgh", 0.2)
+
+
 @pytest.mark.parametrize("complete", [False, True])
-def test_grants_that_are_used_late_and_for_little_do_not_let_the_link_idle(complete: bool) -> None:
-    """Each is answered after 0.2 s; where others choose the pieces, by one of all that it is for."""
-    count = 4000
+@pytest.mark.parametrize("near", ["", "a"])
+def test_grants_that_are_used_late_and_for_little_do_not_let_the_link_idle(complete: bool, near: str) -> None:
+    """Where others choose the pieces, by one of all that it is for: rare ones are few."""
+    count = 8000
     world = World(count, None if complete else Bitfield.of(count, range(count - 1)))
-    for client in "abcdefgh":
+    for client in FAR_AWAY:
         world.want(client, 3)
-    link, late, step = 4e6 if not complete else 20e6, 0.2, 0.001
-    due: dict[int, float] = {}
-    free, sent = 0.0, 0
-    pieces = iter(range(count))
-    while world.now < 6.0:
-        for one in list(world.open.values()):
-            if one.used is None and world.now >= due.setdefault(one.grant, world.now + late):
-                piece = next(pieces)
-                world.use(one, one.run or Run(piece, piece + 1))
-        if world.sending and world.now >= free:
-            one = world.sending[0]
-            world.finish(one)
-            length = len(one.used or ()) * PIECE
-            sent += length if world.now > 2.0 else 0
-            free = world.now + length / link
-        world.now += step
-    assert sent > 0.9 * link * 4.0
+    link = Link(world, 20e6 if complete else 4e6)
+    late = FAR_AWAY | dict.fromkeys(near, 0.001)
+    link.run(1.0, late, whole=False)
+    before, link.most = link.sent, 0
+    link.run(2.0, late, whole=False)
+    assert link.sent - before > 0.85 * link.rate * 2.0
+    assert not complete or link.most < link.rate * 1.5, "what is promised cannot be reconsidered"
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_no_more_is_granted_than_the_link_needs(complete: bool) -> None:
+    count = 8000
+    world = World(count, None if complete else Bitfield.of(count, range(count - 1)))
+    clients = "abcdefghijklmnopqrst"
+    # One alone takes a tenth of each grant: that says nothing of what several take.
+    world.want("a", 3)
+    link = Link(world, 10e6)
+    link.run(1.0, {"a": 0.0}, whole=False)
+    for client in clients:
+        world.want(client, 3)
+    for one in world.of("a"):
+        if one.used is None:
+            world.decline(one)
+    link.most = 0
+    link.run(2.0, dict.fromkeys(clients, 0.001), whole=True)
+    assert link.most < link.rate * 0.6
 
 
 def test_announcements_out_of_range_are_an_error() -> None:

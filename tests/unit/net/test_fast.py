@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from p2pd.net.fast import FastServer, dial
+from p2pd.net.fast import FastServer, FileSlice, dial
 
 
 def test_a_connection_that_was_reset_already_is_tuned_without_a_fault() -> None:
@@ -54,6 +55,29 @@ def test_the_faster_it_goes_the_more_may_wait_in_the_kernel(near: bool) -> None:
             queues.append(accepted.getsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT) // 1024)
     # It becomes less only where it would be a quarter: rates swing.
     assert queues == ([64] * 8 if near else [64, 128, 512, 512, 512, 128, 1024, 64])
+
+
+def test_a_slice_says_how_much_may_wait_while_it_is_sent(tmp_path: Path) -> None:
+    class Once:
+        def __init__(self, fd: int) -> None:
+            self.slices = [(b"header\n", FileSlice(fd, 2, 3, 300_000))]
+
+        def next_slice(self) -> tuple[bytes, FileSlice] | None:
+            return self.slices.pop() if self.slices else None
+
+    (tmp_path / "f").write_bytes(b"abcdefg")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    with client, accepted, open(tmp_path / "f", "rb") as file:
+        transport: Any = FastServer.__new__(FastServer)
+        FileDescriptor.__init__(transport, reactor=cast(Any, object()))
+        transport.socket, transport.connected = accepted, 1
+        transport.fileno, transport.stopWriting = accepted.fileno, lambda: None
+        transport.protocol = Once(file.fileno())
+        assert transport.doWrite() is None
+        assert client.recv(100) == b"header\ncde"
+        assert accepted.getsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT) == 512 * 1024
 
 
 class Reset(Protocol):

@@ -43,15 +43,19 @@ def test_each_client_is_told_the_sources_once_and_when_they_change() -> None:
     assert sum(event["event"] == "progress" for event in one) == 3
 
 
-def test_of_many_sources_progress_is_told_less_often() -> None:
+@pytest.mark.parametrize(("sources", "apart"), [(2, 0.25), (20, 0.5), (30, 0.75), (200, 1.0)])
+def test_of_many_sources_progress_is_told_less_often_but_who_they_are_at_once(
+    sources: int, apart: float
+) -> None:  # fmt: skip
     waiters = Waiters()
     events: list[dict[str, Any]] = []
     waiters.add(events.append, 30, 0.0)
-    for names, expected in (("ab", 21), ("abcdefghijklmnopqrstuvwxyz0123", 8)):
-        events.clear()
-        for step in range(100):
-            waiters.progress(intake(*names), len(names) * 100 + 0.05 * step)
-        assert sum(event["event"] == "progress" for event in events) == pytest.approx(expected, abs=5)
+    names = [chr(1000 + number) for number in range(sources)]
+    for tick in range(41):
+        waiters.progress(intake(*names), 0.25 * tick)
+    assert sum(event["event"] == "progress" for event in events) == 1 + int(10 / apart)
+    waiters.progress(intake(*names, "z"), 10.25)
+    assert len(told(events)) == 2
 
 
 def test_the_rate_is_none_once_nothing_comes() -> None:

@@ -1,0 +1,93 @@
+"""What :mod:`p2pd.fetch.granting` knows of those who want some of a file. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import attrs
+
+from p2pd.fetch.picker import Run
+from p2pd.fetch.rarity import Rarity
+from p2pd.pieces import Bitfield
+
+ClientKey = Hashable
+FileKey = Hashable
+
+
+@attrs.define(eq=False)
+class Open:
+    """A grant that was given, and what became of it."""
+
+    grant: int
+    client: Client
+    bytes: int
+    """As many as it is expected to be used for, or is."""
+    at: float
+    limit: int
+    """Bytes that others may choose by it, beside more who want some; else 0."""
+    run: Run | None = None  # named by us, or by them
+    ours: bool = False  # named by us
+    used: bool = False
+    began: float | None = None
+    """When sending began."""
+
+
+@attrs.define(eq=False)
+class Client:
+    """One who wants some of a file, or told what he has of it."""
+
+    key: ClientKey
+    file: Stock
+    served: float
+    want: int = 0
+    announced: int = 0
+    given: int = 0
+    """Pieces that were named by a grant of ours: they are on their way, or came."""
+    owed: int = 0
+    """The same, also where it said `want` since: it is to pass them on."""
+    place: int = 0
+    """Where our share begins, it says."""
+    once: bool = False
+    """It wants only what nobody was sent or has announced."""
+    refused: int = 0
+    """Pieces that it declined: it has them, or asked somebody else."""
+    quiet: bool = False
+    """It had nothing to ask for: not before something changed."""
+    open: dict[int, Open] = attrs.Factory(dict)
+    rate: float = 0.0
+    stuck: bool = False
+    """It takes what is being sent to it far too slowly."""
+    dawdles: bool = False
+    """It did not use its last grants, or not in time."""
+    declines: int = 0
+    far: float | None = None
+    """The shortest time in which it used a grant, of late."""
+
+    @property
+    def lacks(self) -> int:
+        """Pieces that we could give it."""
+        stock = self.file
+        could = stock.held.mask if stock.held is not None else stock.everything
+        if self.once:
+            could &= stock.counts.at_most(0)
+        return could & ~(self.announced | self.given | self.refused)
+
+
+@attrs.define(eq=False)
+class Stock:
+    """A file that somebody wants; ``held`` None: all of it is here."""
+
+    key: FileKey
+    count: int
+    piece_size: int
+    held: Bitfield | None
+    everything: int
+    counts: Rarity
+    once: int = 0  # how many of the clients want each piece once
+    taken: float = 1.0  # the part of a grant that is used, of late, where others choose the pieces
+    clients: dict[ClientKey, Client] = attrs.Factory(dict)
+
+    @property
+    def complete(self) -> bool:
+        """True where all of it is here."""
+        return self.held is None or self.held.complete
