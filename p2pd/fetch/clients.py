@@ -23,8 +23,8 @@ class Open:
     bytes: int
     """As many as it is expected to be used for, or is."""
     at: float
-    limit: int
-    """Bytes that others may choose by it, beside more who want some; else 0."""
+    choice: int
+    """Bytes at most that the downloader chooses by it, where several want some; else 0."""
     run: Run | None = None  # named by us, or by them
     ours: bool = False  # named by us
     used: bool = False
@@ -60,7 +60,7 @@ class Client:
     dawdles: bool = False
     """It did not use its last grants, or not in time."""
     declines: int = 0
-    far: float | None = None
+    base_delay: float | None = None
     """The shortest time in which it used a grant, of late."""
 
     @property

@@ -93,7 +93,7 @@ class Asked:
         return mask_of(piece for piece in self._of if now - self._since[piece] > TRIED)
 
     def late(self, now: float) -> list[int]:
-        """The pieces that are not so near that nobody could bring them sooner."""
+        """The pieces that are expected late enough that somebody else may bring them sooner."""
         return [
             piece
             for piece, entries in self._of.items()

@@ -39,10 +39,10 @@ SLOTS = 4
 """Ranges sent at once to different downloaders."""
 AHEAD = 0.02
 """Seconds of sending that are granted beyond the time in which a grant is used,"""
-FAR = 2.0
-"""and so many times the shortest such time: no more goes out than was granted, ever."""
-NEARER = 0.001
-"""The shortest time becomes so much more like the newest with each that is used."""
+BASE_DELAYS = 2.0
+"""and so many base delays, the shortest such time: the rate is at most what was granted, and is to grow."""
+BASE_DELAY_RISE = 0.001
+"""By this part the base delay comes nearer to the newest one with each grant that is used."""
 AHEAD_OF_CHOOSERS = 0.1
 """Where they choose the pieces themselves it is this, of the highest rate seen: that binds no piece."""
 LEAST_BURDEN = 2
@@ -126,8 +126,7 @@ class Granting:
         if one is None:
             if not count:
                 return
-            served = min((other.served for other in self._clients() if other.want), default=0.0)
-            one = stock.clients[client] = Client(client, stock, served)
+            one = self._newcomer(client, stock)
         one.place = place if 0 <= place < max(stock.count, 1) else 0
         stock.once += once - one.once
         one.want, one.once, one.quiet, one.refused = count, once, False, 0
@@ -147,8 +146,7 @@ class Granting:
         if mask >> stock.count:
             raise IndexError(f"piece {highest(mask)} of {stock.count}")
         if one is None:
-            served = min((other.served for other in self._clients() if other.want), default=0.0)
-            one = stock.clients[client] = Client(client, stock, served)
+            one = self._newcomer(client, stock)
         new = mask & ~one.announced
         one.announced |= new
         stock.counts.add(new)
@@ -174,7 +172,8 @@ class Granting:
         self._takes(opened, length)
         took = min(now - opened.at, DAWDLES)
         self._turnaround += (took - self._turnaround) * 0.2
-        client.far = took if client.far is None else min(took, client.far + (took - client.far) * NEARER)
+        base = took if client.base_delay is None else client.base_delay
+        client.base_delay = min(took, base + (took - base) * BASE_DELAY_RISE)
         self._waiting.append(opened)
         self._go_on(now)
 
@@ -262,6 +261,12 @@ class Granting:
     def _clients(self) -> list[Client]:
         return [client for stock in self._stocks.values() for client in stock.clients.values()]
 
+    def _newcomer(self, client: ClientKey, stock: Stock) -> Client:
+        """Who comes later is not owed what the others had."""
+        served = min((other.served for other in self._clients() if other.want), default=0.0)
+        one = stock.clients[client] = Client(client, stock, served)
+        return one
+
     def _forget(self, stock: Stock) -> None:
         """Nobody wants it: nothing is remembered of who had what."""
         if not any(client.want or client.open for client in stock.clients.values()):
@@ -329,9 +334,10 @@ class Granting:
         """Bytes to have granted, lest the link idle."""
         naming = any(client.file.complete and not client.quiet for client in wanting)
         rate, beyond = (self.rate, AHEAD) if naming else (self._best, AHEAD_OF_CHOOSERS)
-        # Of one half of them: one who is near says nothing of the others.
-        far = sorted(client.far for client in wanting if client.far is not None)
-        return rate * (self._turnaround + FAR * (far[len(far) // 2] if far else 0.0) + beyond)
+        # The median: one who is near says nothing of the others.
+        delays = sorted(client.base_delay for client in wanting if client.base_delay is not None)
+        base = delays[len(delays) // 2] if delays else 0.0
+        return rate * (self._turnaround + BASE_DELAYS * base + beyond)
 
     def _room(self, goal: float, now: float) -> bool:
         count, ahead = 0, 0
@@ -345,9 +351,9 @@ class Granting:
         return count < LEAST or ahead < goal
 
     def _takes(self, opened: Open, length: int) -> None:
-        if opened.limit:
+        if opened.choice:
             stock = opened.client.file
-            stock.taken += (min(length / opened.limit, 1.0) - stock.taken) * 0.1
+            stock.taken += (min(length / opened.choice, 1.0) - stock.taken) * 0.1
 
     def _give(self, client: Client, alone: bool, now: float) -> None:
         stock = client.file

@@ -55,7 +55,7 @@ log = Logger("p2pd.net")
 class FileSlice:
     """``left`` bytes at ``offset`` of the open file ``fd``, which stays open until they are sent.
 
-    About ``queue`` bytes, and a power of two, may wait in the kernel while they are.
+    Meanwhile ``queue`` bytes, rounded up to a power of two, may wait in the kernel.
     """
 
     fd: int
