@@ -39,6 +39,8 @@ class Client:
     key: ClientKey
     file: Stock
     served: float
+    lot: float
+    """Decides among equals: not all who send are to begin with the same one."""
     want: int = 0
     announced: int = 0
     given: int = 0
@@ -72,6 +74,11 @@ class Client:
             could &= stock.counts.at_most(0)
         return could & ~(self.announced | self.given | self.refused)
 
+    @property
+    def lacks_first(self) -> int:
+        """Those of them that are to go out first: it need not ask for them."""
+        return self.lacks & self.file.first.mask if self.file.first is not None else 0
+
 
 @attrs.define(eq=False)
 class Stock:
@@ -81,11 +88,18 @@ class Stock:
     count: int
     piece_size: int
     held: Bitfield | None
+    first: Bitfield | None
+    """The pieces that came of a complete holder: it gives most of them to nobody else."""
     everything: int
     counts: Rarity
     once: int = 0  # how many of the clients want each piece once
     taken: float = 1.0  # the part of a grant that is used, of late, where others choose the pieces
     clients: dict[ClientKey, Client] = attrs.Factory(dict)
+
+    @property
+    def given(self) -> int:
+        """How many pieces somebody was given, or has."""
+        return self.count - self.counts.at_most(0).bit_count()
 
     @property
     def complete(self) -> bool:

@@ -8,10 +8,14 @@ With one downloader the grants run ahead, and the wire never waits. With several
 in turn, just so many that the link does not idle until they are used: what waits in a queue
 cannot be reconsidered. A complete holder then names the pieces itself, every one once before any
 twice, by times sent plus times announced; of several complete holders each begins with its share.
+Who is not complete names those pieces that came of a complete holder, to each of the others once:
+most of them nobody else was given, and so all uplinks have something to do from the start
+(Mundinger, Weber, Weiss: Optimal scheduling of peer-to-peer file dissemination, 2008, send like that).
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from typing import Protocol
 
@@ -35,6 +39,9 @@ LEAST = 4
 """Grants open at once before our rate is known."""
 MOST_EACH = 2
 """Grants open at once for one of several downloaders."""
+FIRST_ROUNDS = 2
+"""So often each gets one piece at a time of a complete holder: the sooner he has something to pass on. What
+goes into a queue at first looks like a rate, too."""
 SLOTS = 4
 """Ranges sent at once to different downloaders."""
 AHEAD = 0.02
@@ -73,10 +80,11 @@ class Driver(Protocol):
 
 
 class Granting:
-    """See the module."""
+    """See the module. ``seed``: of whom of equals to begin with; None: another one each time."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, seed: str | None = None) -> None:
         self._driver = driver
+        self._random = random.Random(seed)
         self._stocks: dict[FileKey, Stock] = {}
         self._open: dict[int, Open] = {}
         self._waiting: deque[Open] = deque()  # named, and not yet being sent
@@ -89,19 +97,26 @@ class Granting:
         self._window_start = 0.0
         self._last = 0.0  # when something went out last
         self._turnaround = 0.0
+        self._base_delay = 0.0
 
     # What there is
 
-    def offer(self, file: FileKey, count: int, piece_size: int, held: Bitfield | None) -> None:
+    def offer(
+        self, file: FileKey, count: int, piece_size: int, held: Bitfield | None,
+        first: Bitfield | None = None,
+    ) -> None:  # fmt: skip
         """``file`` of ``count`` pieces of ``piece_size`` bytes may be wanted.
 
-        ``held`` None: all of it; else the pieces held, an object that its owner keeps up to date.
+        ``held`` None: all of it; else the pieces held, and ``first`` those that came of a complete holder:
+        objects that their owner keeps up to date.
         """
         stock = self._stocks.get(file)
         if stock is None:
-            self._stocks[file] = Stock(file, count, piece_size, held, run_mask(0, count), Rarity(count))
+            self._stocks[file] = Stock(
+                file, count, piece_size, held, first, run_mask(0, count), Rarity(count)
+            )
         else:
-            stock.held = held
+            stock.held, stock.first = held, first
 
     def knows(self, file: FileKey) -> bool:
         """True while somebody wants some of it."""
@@ -174,6 +189,12 @@ class Granting:
         self._turnaround += (took - self._turnaround) * 0.2
         base = took if client.base_delay is None else client.base_delay
         client.base_delay = min(took, base + (took - base) * BASE_DELAY_RISE)
+        # The median: one who is near says nothing of the others.
+        delays = sorted(
+            each.base_delay for each in self._clients()
+            if each.base_delay is not None and (each.want or each.open)
+        )  # fmt: skip
+        self._base_delay = delays[len(delays) // 2] if delays else 0.0
         self._waiting.append(opened)
         self._go_on(now)
 
@@ -264,7 +285,7 @@ class Granting:
     def _newcomer(self, client: ClientKey, stock: Stock) -> Client:
         """Who comes later is not owed what the others had."""
         served = min((other.served for other in self._clients() if other.want), default=0.0)
-        one = stock.clients[client] = Client(client, stock, served)
+        one = stock.clients[client] = Client(client, stock, served, self._random.random())
         return one
 
     def _forget(self, stock: Stock) -> None:
@@ -296,32 +317,40 @@ class Granting:
 
     def _go_on(self, now: float) -> None:
         wanting = [client for client in self._clients() if client.want or client.open]
-        alone = len({client.key for client in wanting}) <= 1
+        alone = all(client.key == wanting[0].key for client in wanting)
         self._send_next(alone, now)
-        goal = self._goal(wanting)
-        while alone or self._room(goal, now):
+        # This is done with each message that comes, mostly for nothing: what costs little comes first.
+        while alone or self._room(wanting, now):
             could = [client for client in wanting if self._may(client, alone)]
             if not could:
                 return
-            self._give(min(could, key=self._rank), alone, now)
+            self._give(min(could, key=self._rank), wanting, alone, now)
 
-    def _rank(self, client: Client) -> tuple[int, float]:
+    def _rank(self, client: Client) -> tuple[int, float, float]:
         """Whom to serve first: who has passed on what we gave him, then who got least."""
         stock = client.file
         burden = self._burden(client) if stock.complete and len(stock.clients) > 1 else 0
-        return burden, client.served
+        return burden, client.served, client.lot
 
     def _burden(self, client: Client) -> int:
         """Pieces that he was given and nobody else has: sent once, and announced by himself."""
         return (client.owed & client.file.counts.at_most(2)).bit_count()
 
     def _may(self, client: Client, alone: bool) -> bool:
-        most = ALONE if alone else 1 if self._slow(client) else MOST_EACH
-        if client.quiet or len(client.open) >= min(client.want, most):
+        count = len(client.open)
+        if count >= client.want or count >= (ALONE if alone else MOST_EACH):
+            return False
+        if not alone and count and self._slow(client):
+            return False
+        if client.quiet and not client.lacks_first:
             return False
         if client.once and self._burden(client) >= max(LEAST_BURDEN, client.file.count // BURDEN):
             return False
         return bool(client.lacks) or (alone and client.file.complete and not client.once)
+
+    def _names(self, client: Client) -> bool:
+        """True where we say which pieces it gets."""
+        return client.file.complete or bool(client.lacks_first)
 
     def _slow(self, client: Client) -> bool:
         return client.stuck or (bool(client.rate) and client.rate * SLOW < self._best)
@@ -330,32 +359,30 @@ class Granting:
         took = now - opened.began if opened.began is not None else 0.0
         return took > STUCK and (not self._best or took * self._best >= opened.bytes * SLOW)
 
-    def _goal(self, wanting: list[Client]) -> float:
-        """Bytes to have granted, lest the link idle."""
-        naming = any(client.file.complete and not client.quiet for client in wanting)
-        rate, beyond = (self.rate, AHEAD) if naming else (self._best, AHEAD_OF_CHOOSERS)
-        # The median: one who is near says nothing of the others.
-        delays = sorted(client.base_delay for client in wanting if client.base_delay is not None)
-        base = delays[len(delays) // 2] if delays else 0.0
-        return rate * (self._turnaround + BASE_DELAYS * base + beyond)
-
-    def _room(self, goal: float, now: float) -> bool:
+    def _room(self, wanting: list[Client], now: float) -> bool:
+        """True where more is to be granted, lest the link idle."""
         count, ahead = 0, 0
         for opened in self._open.values():
             client = opened.client
             if not opened.used and now - opened.at > DAWDLES:
                 client.dawdles = True
-            if not self._slow(client) and (opened.used or not client.dawdles):
+            if (opened.used or not client.dawdles) and not self._slow(client):
                 count += 1
                 ahead += opened.bytes
-        return count < LEAST or ahead < goal
+        return count < LEAST or ahead < self._goal(wanting)
+
+    def _goal(self, wanting: list[Client]) -> float:
+        """Bytes to have granted."""
+        naming = any(client.file.complete and not client.quiet for client in wanting)
+        rate, beyond = (self.rate, AHEAD) if naming else (self._best, AHEAD_OF_CHOOSERS)
+        return rate * (self._turnaround + BASE_DELAYS * self._base_delay + beyond)
 
     def _takes(self, opened: Open, length: int) -> None:
         if opened.choice:
             stock = opened.client.file
             stock.taken += (min(length / opened.choice, 1.0) - stock.taken) * 0.1
 
-    def _give(self, client: Client, alone: bool, now: float) -> None:
+    def _give(self, client: Client, wanting: list[Client], alone: bool, now: float) -> None:
         stock = client.file
         grant, self._next = self._next, self._next + 1
         run: Run | None = None
@@ -363,11 +390,11 @@ class Granting:
             limit = max(GRANT_BYTES, stock.piece_size)
             expected = min(limit, max(int(self.rate * ALONE_RUN) or FIRST_RUN, stock.piece_size))
         else:
-            wanted = runs.of_swarm(self.rate, stock.count * stock.piece_size) if self.rate else 0
-            pieces = max(1, wanted // stock.piece_size)
+            names = self._names(client)
+            pieces = max(1, self._run_bytes(client, wanting, names) // stock.piece_size)
             limit = pieces * stock.piece_size
             expected = max(int(limit * stock.taken), stock.piece_size)
-            if stock.complete:
+            if names:
                 run = self._choose(client, pieces)
         choice = 0 if alone or run is not None else limit
         opened = Open(grant, client, expected, now, choice, run, run is not None)
@@ -380,15 +407,26 @@ class Granting:
         client.open[grant] = self._open[grant] = opened
         self._driver.grant(client.key, stock.key, grant, limit, run)
 
+    def _run_bytes(self, client: Client, wanting: list[Client], names: bool) -> int:
+        """Bytes of a grant to one of several; 0: a piece."""
+        stock = client.file
+        if not self.rate or (stock.complete and stock.given < FIRST_ROUNDS * len(stock.clients)):
+            return 0
+        if not names:
+            return runs.of_swarm(self.rate, stock.count * stock.piece_size)
+        # From far away more has to be granted: nobody has more than so many open.
+        return max(runs.to_name(self.rate), int(self._goal(wanting) / (MOST_EACH * len(wanting))))
+
     def _choose(self, client: Client, pieces: int) -> Run:
         stock = client.file
-        lacks = client.lacks
+        lacks = client.lacks if stock.complete else client.lacks_first
         rarest = stock.counts.rarest(lacks)
         # What has gone out once goes out again with its neighbours, though they are not as rare.
         among = rarest if rarest & stock.counts.at_most(0) else lacks
-        # Nobody is given at once what would be half of his share of them.
-        wanting = sum(1 for each in stock.clients.values() if each.want)
-        pieces = max(1, min(pieces, among.bit_count() // (2 * max(wanting, 1))))
+        if stock.complete:
+            # Nobody is given at once what would be half of his share of them.
+            wanting = sum(1 for each in stock.clients.values() if each.want)
+            pieces = max(1, min(pieces, among.bit_count() // (2 * max(wanting, 1))))
         behind = rarest >> client.place
         first = client.place + lowest(behind) if behind else lowest(rarest)
         return around(among, first, pieces)

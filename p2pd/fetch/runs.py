@@ -13,7 +13,12 @@ RUN_SECONDS = 0.1
 """Later a run is about this long, so that little is lost with a source."""
 SWARM_RUN = 0.08
 """In a swarm it is what comes from all together in so many seconds: each source has others to send to, but
-sends each range as fast as its link is. What a complete holder names is as long, by its own rate;"""
+sends each range as fast as its link is;"""
+NAMED_RUN = 0.02
+"""What a source names to one of several is what it sends in so many seconds: the sooner has everybody
+something to pass on, and is not left without anything new,"""
+NAMED_LEAST = 128 * 1024
+"""or so many bytes;"""
 LEAST_RUN = 256 * 1024
 LEAST_SECONDS = 0.5
 """so many bytes at least, or what comes in so many seconds: each run costs both sides the same work, and
@@ -47,6 +52,11 @@ def of_swarm(rate: float, size: int) -> int:
         min(LEAST_RUN, int(rate * LEAST_SECONDS)),
         min(size // PARTS, MOST_LEAST, int(rate * PART_SECONDS)),
     )
+
+
+def to_name(rate: float) -> int:
+    """Bytes that a source names at once to one of several; ``rate``: what it sends in a second."""
+    return max(int(rate * NAMED_RUN), min(NAMED_LEAST, int(rate * LEAST_SECONDS)))
 
 
 def length(source: Source, swarm: Iterable[Source], size: int) -> int:

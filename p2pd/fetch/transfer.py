@@ -68,6 +68,8 @@ class Transfer:
         self._asked = Asked()
         self._writing: dict[int, Source] = {}
         self._failures = Failures()
+        self.first = Bitfield(held.count)
+        """The pieces that came of a complete holder."""
         self.paused = False
         self._news = 0.0
         """When a source that is not to be spared sent or announced something, or came."""
@@ -134,6 +136,10 @@ class Transfer:
         self.sources[key] = source
         self._news = now
         self._wake(now)
+        if source.idle and not self._picker.complete(key) and self._usable(source):
+            # What comes to it, it may give us before it says that it has it.
+            source.idle = False
+            self._want(source, self._wanted(source))
 
     def remove_source(self, key: SourceKey, now: float) -> None:
         """The source left, died or was dropped: its unfinished pieces are asked for elsewhere."""
@@ -265,6 +271,8 @@ class Transfer:
         self._failures.served(source.order)
         new = piece not in self.held and piece not in self._writing
         if new:
+            if self._picker.complete(key):
+                self.first.add(piece)
             self._writing[piece] = source
             source.writing += 1
         if piece in self._asked:
@@ -404,8 +412,11 @@ class Transfer:
         for source in list(self.sources.values()):
             self._wake_one(source, now, late)
 
+    def _usable(self, source: Source) -> bool:
+        return not (source.stalled or source.resting or source.aside or self.paused or self.done)
+
     def _wake_one(self, source: Source, now: float, late: Collection[int] | None = None) -> None:
-        if source.stalled or source.resting or source.aside or self.paused or self.done:
+        if not self._usable(source):
             return
         # Of one that names pieces itself, those that were declined: something may have become of them.
         among = -1 if source.idle else source.spurned

@@ -107,7 +107,7 @@ class Machine:
         self.met: dict[int, Machine] = {}
         self.held = Bitfield(plan.count) if number else Bitfield.full(plan.count)
         self.done_at: float | None = None if number else 0.0
-        self.granting = Granting(self)
+        self.granting = Granting(self, f"{plan.seed} {number}")
         self.transfer = (
             Transfer(plan.size, plan.piece_size, self.held, self, seed=f"{plan.seed} {number}")
             if number
@@ -243,8 +243,8 @@ class Machine:
     def wanted(self, other: Machine, count: int, place: int, once: bool) -> None:
         """`want`."""
         plan = self.swarm.plan
-        held = self.held if self.number else None
-        self.granting.offer(FILE, plan.count, plan.piece_size, held)
+        held, first = (self.held, self.transfer.first) if self.transfer is not None else (None, None)
+        self.granting.offer(FILE, plan.count, plan.piece_size, held, first)
         self.granting.want(other.number, FILE, count, self.clock.now, place=place, once=once)
 
     def named(self, grant: int, run: Run) -> None:

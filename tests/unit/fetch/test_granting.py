@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pd.fetch.granting import ALONE, LEAST, MOST_EACH, SLOTS, Granting
+from p2pd.fetch.granting import ALONE, FIRST_ROUNDS, LEAST, MOST_EACH, SLOTS, Granting
 from p2pd.fetch.picker import Run
-from p2pd.fetch.runs import SWARM_RUN
+from p2pd.fetch.runs import NAMED_RUN
 from p2pd.pieces import Bitfield
 
 PIECE = 65536
@@ -29,16 +29,18 @@ class Given:
 class World:
     """What the granting said, and what became of it."""
 
-    def __init__(self, count: int, held: Bitfield | None = None) -> None:
-        self.count, self.held = count, held
-        self.granting = Granting(self)
+    def __init__(
+        self, count: int, held: Bitfield | None = None, first: Bitfield | None = None, seed: str = ""
+    ) -> None:  # fmt: skip
+        self.count, self.held, self.first = count, held, first
+        self.granting = Granting(self, seed)
         self.now = 0.0
         self.open: dict[int, Given] = {}
         self.sending: list[Given] = []
         self.last = 0
 
     def want(self, client: str, count: int, *, place: int = 0, once: bool = False) -> None:
-        self.granting.offer("f", self.count, PIECE, self.held)
+        self.granting.offer("f", self.count, PIECE, self.held, self.first)
         self.granting.want(client, "f", count, self.now, place=place, once=once)
 
     def company(self, clients: str, count: int) -> None:
@@ -260,7 +262,7 @@ def test_grants_that_are_used_late_and_for_little_do_not_let_the_link_idle(compl
         world.want(client, 3)
     link = Link(world, 20e6 if complete else 4e6)
     late = FAR_AWAY | dict.fromkeys(near, 0.001)
-    link.run(1.0, late, whole=False)
+    link.run(2.0, late, whole=False)
     before, link.most = link.sent, 0
     link.run(2.0, late, whole=False)
     assert link.sent - before > 0.85 * link.rate * 2.0
@@ -329,7 +331,7 @@ def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() ->
 def test_what_went_out_once_goes_out_again_with_its_neighbours() -> None:
     world = World(64)
     world.company("ab", 1)
-    world.granting.rate = 4 * PIECE / SWARM_RUN
+    world.granting.rate = 4 * PIECE / NAMED_RUN
     # The whole file went to others once; of each group of four the second piece twice.
     world.has("gone", *range(64))
     world.has("also gone", *range(1, 64, 4))
@@ -340,6 +342,88 @@ def test_what_went_out_once_goes_out_again_with_its_neighbours() -> None:
     assert one.run is not None
     assert len(one.run) == 4
     assert one.run.first % 4 == 0
+
+
+def test_what_came_of_a_complete_holder_is_named_to_each_of_several_once() -> None:
+    held, first = Bitfield.of(40, range(6)), Bitfield.of(40, [2])
+    world = World(40, held, first)
+    for client in "abc":
+        world.want(client, 3)
+    world.decline(world.of("a")[0])  # of when it was alone
+    for one in [one for one in world.open.values() if one.run is None]:
+        world.decline(one)  # nothing that it knows of
+    named: dict[str, list[int]] = {client: [] for client in "abc"}
+
+    def pass_on() -> None:
+        while named_now := [one for one in world.open.values() if one.run is not None]:
+            one = named_now[0]
+            assert one.run is not None
+            named[one.client] += one.run
+            world.use(one)
+            world.finish(one)
+
+    pass_on()
+    assert named == {"a": [2], "b": [2], "c": [2]}
+    for one in list(world.open.values()):
+        world.decline(one)
+    # All of them are quiet; b tells that it has the next one.
+    world.has("b", 7)
+    for piece in (6, 7):  # 6 came of a peer
+        held.add(piece)
+    first.add(7)
+    world.granting.gained("f", world.now)
+    pass_on()
+    assert named == {"a": [2, 7], "b": [2], "c": [2, 7]}
+
+
+def test_who_is_alone_chooses_also_of_what_came_of_a_complete_holder() -> None:
+    world = World(40, Bitfield.of(40, range(6)), Bitfield.of(40, range(6)))
+    world.want("a", 3)
+    assert [one.run for one in world.of("a")] == [None] * 3
+
+
+def test_what_was_named_and_declined_is_not_named_again_before_it_is_wanted_anew() -> None:
+    world = World(40, Bitfield.of(40, [0]), Bitfield.of(40, [0]))
+    for client in "ab":
+        world.want(client, 3)
+    for one in list(world.open.values()):
+        world.decline(one)
+    (one,) = world.of("a")
+    assert one.run == Run(0, 1)
+    world.decline(one)
+    world.granting.tick(world.now)
+    assert not world.of("a")
+    world.want("a", 3)
+    assert [one.run for one in world.of("a")] == [Run(0, 1)]
+
+
+def test_not_all_who_send_begin_with_the_same_one() -> None:
+    begun = set()
+    for seed in range(20):
+        held, first = Bitfield(40), Bitfield(40)
+        world = World(40, held, first, seed=str(seed))
+        for client in "abcdefgh":
+            world.want(client, 1)
+        for pieces in (held, first):
+            pieces.add(3)
+        world.granting.gained("f", world.now)
+        begun.add(next(iter(world.open.values())).client)
+    assert len(begun) > 3
+
+
+def test_each_gets_a_piece_of_a_complete_holder_at_first_whatever_the_rate_looks_like() -> None:
+    world = World(4000)
+    world.company("abcd", 3)
+    world.granting.rate = 1e9
+    lengths: list[int] = []
+    while len(lengths) < 40:
+        one = next(iter(world.open.values()))
+        assert one.run is not None
+        lengths.append(len(one.run))
+        world.use(one)
+        world.finish(one)
+    assert lengths[: FIRST_ROUNDS * 4] == [1] * FIRST_ROUNDS * 4
+    assert lengths[-1] > 8
 
 
 def test_a_slow_one_holds_up_nobody() -> None:

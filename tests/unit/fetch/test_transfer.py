@@ -587,3 +587,19 @@ def test_a_piece_that_is_being_written_is_not_asked_for_again() -> None:
     assert wire.grant(transfer, "slow", 3.1) is None
     transfer.piece_lost(0, 3.2)
     assert wire.grant(transfer, "slow", 3.2) == Run(0, 1)
+
+
+def test_the_pieces_that_came_of_complete_holders_are_known() -> None:
+    transfer, wire = make(4)
+    transfer.add_source("whole", "a", None, 0.0)
+    transfer.add_source("part", "b", field("1100"), 0.0)
+    for key, piece in (("whole", 0), ("part", 1), ("whole", 2)):
+        wire.grant(transfer, key, 0.0, PIECE, Run(piece, piece + 1))
+        assert wire.deliver(transfer, key, 0.0)
+    assert transfer.first.mask == 0b101
+
+
+def test_a_partial_source_is_told_want_before_it_has_anything_new() -> None:
+    transfer, wire = make(4, "1100")
+    transfer.add_source("part", "a", field("1000"), 0.0)
+    assert wire.wants == {"part": GRANTS}
