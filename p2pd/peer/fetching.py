@@ -363,7 +363,7 @@ class Fetching:
             raise ProtocolError(f"grant: count: no file has more than {MAX_PIECES}")
         named = Run(grant.first, grant.first + grant.count) if grant.count else None
         takers = self._takers.get(FileId(grant.file), {})
-        for taker in [taker for taker, count in takers.items() if count]:
+        for taker in [taker for taker, count in takers.items() if count or named is not None]:
             if taker.granted(self, grant.grant, grant.bytes, named):
                 # The next one is somebody else's turn.
                 takers[taker] = takers.pop(taker)

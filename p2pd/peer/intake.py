@@ -86,7 +86,7 @@ class Intake:
         self.transfer = Transfer(manifest.size, manifest.piece_size, held, self, seed=seed)
         self.account = Account(self.transfer, manifest.size, manifest.piece_size, link, now)
         self._stock = stock
-        self.part = Part(target, manifest, held, lambda: self.file.fd)
+        self.part = Part(target, manifest, held, self.transfer.first, lambda: self.file.fd)
         stock.begin(self.part)
         self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
         self._gained = 0  # pieces of which nobody was told yet

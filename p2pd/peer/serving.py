@@ -166,9 +166,9 @@ class Serving:
         return upload
 
     def _tell_granting(self, upload: Upload, place: int = 0) -> None:
-        count = upload.want if self._affordable(upload) else 0
-        granting, manifest = self._shop.granting, upload.copy.manifest
-        granting.offer(upload.file_id, manifest.count, manifest.piece_size, upload.copy.held)
+        count = upload.want if self._affordable(upload) and not upload.declined else 0
+        granting, copy = self._shop.granting, upload.copy
+        granting.offer(upload.file_id, copy.manifest.count, copy.manifest.piece_size, copy.held, copy.first)
         granting.want(self, upload.file_id, count, self._shop.now(), place=place, once=upload.once)
 
     def _affordable(self, upload: Upload) -> bool:
@@ -196,8 +196,10 @@ class Serving:
         if upload is None or upload.open[decline.grant].asked is not None:
             return
         if upload.open[decline.grant].run is None:
-            # It has nothing to ask for: no further grants until it says `want` again.
-            upload.want, upload.declined = 0, True
+            # It has nothing to ask for: until it says `want` again it gets only what we name.
+            upload.declined = True
+            if upload.copy.held is None:
+                upload.want = 0
         self._finish(upload, decline.grant)
         self._shop.granting.declined(decline.grant, self._shop.now())
 

@@ -53,12 +53,15 @@ class PartState(Enum):
 
 @attrs.define(eq=False)
 class Part:
-    """A file that is coming in; ``held`` is kept up to date, ``fd`` is open while it comes."""
+    """A file that is coming in; ``held``, and ``first`` of it, which came of complete holders, are kept up
+    to date, ``fd`` is open while it comes.
+    """  # fmt: skip
 
     name: str
     """The one that it will have."""
     manifest: Manifest
     held: Bitfield
+    first: Bitfield
     fd: Callable[[], int]
     state: PartState = PartState.COMING
     announcing: Announcing = attrs.field(init=False)
@@ -84,6 +87,11 @@ class Copy:
     def held(self) -> Bitfield | None:
         """The pieces that can be sent; None: all."""
         return self._part.held if self._part is not None else None
+
+    @property
+    def first(self) -> Bitfield | None:
+        """Those of them that came of a complete holder."""
+        return self._part.first if self._part is not None else None
 
     def still(self) -> bool:
         """True while it is what was offered."""

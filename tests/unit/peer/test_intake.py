@@ -266,3 +266,31 @@ def test_a_dead_source_is_found_while_another_is_not_read(house: House) -> None:
         house.intake.tick(house.clock.seconds())
     assert m.Cancel(1) in dead.link.sent
     assert m.Cancel(1) not in slow.link.sent
+
+
+def test_who_has_nothing_to_ask_for_takes_what_the_source_names(house: House) -> None:
+    whole = house.source("a")
+    get = whole.grant(house.intake.file_id, 1)
+    coming = get.offset // PIECE
+    link = Link("b")
+    other = Source(Fetching(link), link, PeerInfo(PeerId("b" * 32), "b", "127.0.0.1", 7002))
+    house.intake.add(other.fetching, other.info, Bitfield.of(2, [coming]))
+    assert [type(each) for each in link.sent] == [m.Want], "at once, though it has nothing new yet"
+    other.fetching.handlers()[m.Grant](m.Grant(house.intake.file_id, 1, GRANT))
+    other.fetching.handlers()[m.Grant](m.Grant(house.intake.file_id, 2, GRANT, 1 - coming, 1))
+    assert link.sent[-2:] == [m.Decline(1), m.Get(2, (1 - coming) * PIECE, PIECE)]
+
+
+def test_what_came_of_a_complete_holder_is_kept_apart(house: House) -> None:
+    whole = house.source("a")
+    get = whole.grant(house.intake.file_id, 1)
+    whole.send(1, get.offset, house.content[get.offset : get.offset + PIECE])
+    link = Link("b")
+    other = Source(Fetching(link), link, PeerInfo(PeerId("b" * 32), "b", "127.0.0.1", 7002))
+    left = 1 - get.offset // PIECE
+    house.intake.add(other.fetching, other.info, Bitfield.of(2, [left]))
+    get = other.grant(house.intake.file_id, 1)
+    other.send(1, get.offset, house.content[get.offset : get.offset + PIECE])
+    house.written()
+    assert house.intake.transfer.done
+    assert house.intake.part.first.mask == 1 << (1 - left)

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from p2pd.fetch.picker import Run
 from p2pd.model import FileId, Manifest
 from p2pd.net.pace import AT_ONCE
 from p2pd.peer import conversation as conversation_module
 from p2pd.peer import serving as serving_module
+from p2pd.peer.stock import Part
 from p2pd.peer.weighing import LISTED, RECONSIDERED
-from p2pd.pieces import parse_mask
+from p2pd.pieces import Bitfield, parse_mask
 from p2pd.share.index import Entry
 from p2pd.wire import messages as m
 from p2pd.wire.codec import encode
@@ -161,3 +163,37 @@ def test_what_may_wait_in_the_kernel_is_by_what_goes_out(
     made = sharing.conversation.serving.next_slice()
     assert made is not None
     assert made[1].queue == queue
+
+
+class Somebody:
+    """Another client of the granting, who takes nothing."""
+
+    def granted(self, file_id: FileId, grant: int, limit: int, run: Run | None) -> None:
+        """Nothing to do."""
+
+
+def test_who_declined_is_told_what_came_of_a_complete_holder(tmp_path: Path) -> None:
+    quiet = Quiet().introduce()
+    path = tmp_path / "f"
+    path.write_bytes(bytes(8 * PIECE))
+    manifest = Manifest(8 * PIECE, PIECE, bytes(32 * 8))
+    held, first = Bitfield.of(8, [0]), Bitfield(8)
+    with path.open("rb") as file:
+        part = Part("f", manifest, held, first, file.fileno)
+        quiet.stock.begin(part)
+        quiet.granting.offer(part.file_id, 8, PIECE, held, first)
+        quiet.granting.want(Somebody(), part.file_id, 1, quiet.now())
+        quiet.say(encode(m.Want(part.file_id, 3)))
+        for each in [each for each in quiet.heard() if isinstance(each, m.Grant)]:
+            assert each.count == 0
+            quiet.say(encode(m.Decline(each.grant)))
+        quiet.tick(3)
+        assert not [each for each in quiet.heard() if isinstance(each, m.Grant)], "it has nothing to ask for"
+        for piece, whole in ((3, False), (5, True)):
+            held.add(piece)
+            if whole:
+                first.add(piece)
+            quiet.stock.gained(part, 1)
+        (named,) = [each for each in quiet.heard() if isinstance(each, m.Grant)]
+        assert (named.first, named.count) == (5, 1)
+        quiet.end()
