@@ -49,6 +49,8 @@ class Client:
     """The same, also where it said `want` since: it is to pass them on."""
     place: int = 0
     """Where our share begins, it says."""
+    passed_on: int = 0
+    """Pieces that we named to it. Once is enough for what we name unasked: it may choose them."""
     once: bool = False
     """It wants only what nobody was sent or has announced."""
     refused: int = 0
@@ -76,8 +78,9 @@ class Client:
 
     @property
     def lacks_first(self) -> int:
-        """Those of them that are to go out first: it need not ask for them."""
-        return self.lacks & self.file.first.mask if self.file.first is not None else 0
+        """Those of them that we name, though it has nothing to ask for."""
+        first = self.file.first
+        return self.lacks & first.mask & ~self.passed_on if first is not None else 0
 
 
 @attrs.define(eq=False)

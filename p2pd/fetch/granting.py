@@ -130,11 +130,12 @@ class Granting:
     # What downloaders say
 
     def want(
-        self, client: ClientKey, file: FileKey, count: int, now: float, *, place: int = 0, once: bool = False
+        self, client: ClientKey, file: FileKey, count: int, now: float, *,
+        place: int = 0, once: bool = False, quiet: bool = False,
     ) -> None:  # fmt: skip
         """It wants ``count`` grants open. ``place``: the piece at which our share begins for it.
 
-        ``once``: of a complete holder, only pieces that nobody was sent yet.
+        ``once``: of a complete holder, only pieces that nobody was sent yet. ``quiet``: only what we name.
         """
         stock = self._stocks[file]
         one = stock.clients.get(client)
@@ -144,7 +145,7 @@ class Granting:
             one = self._newcomer(client, stock)
         one.place = place if 0 <= place < max(stock.count, 1) else 0
         stock.once += once - one.once
-        one.want, one.once, one.quiet, one.refused = count, once, False, 0
+        one.want, one.once, one.quiet, one.refused = count, once, quiet, 0
         # What was sent, and not announced, may not have done.
         one.given = 0
         for opened in one.open.values():
@@ -386,7 +387,7 @@ class Granting:
         stock = client.file
         grant, self._next = self._next, self._next + 1
         run: Run | None = None
-        if alone and not client.once:
+        if alone and not (client.once or client.quiet):
             limit = max(GRANT_BYTES, stock.piece_size)
             expected = min(limit, max(int(self.rate * ALONE_RUN) or FIRST_RUN, stock.piece_size))
         else:
@@ -402,6 +403,7 @@ class Granting:
             stock.counts.add(run.mask)
             client.given |= run.mask
             client.owed |= run.mask
+            client.passed_on |= run.mask
             opened.bytes = limit = len(run) * stock.piece_size
         client.served += opened.bytes
         client.open[grant] = self._open[grant] = opened
@@ -410,7 +412,8 @@ class Granting:
     def _run_bytes(self, client: Client, wanting: list[Client], names: bool) -> int:
         """Bytes of a grant to one of several; 0: a piece."""
         stock = client.file
-        if not self.rate or (stock.complete and stock.given < FIRST_ROUNDS * len(stock.clients)):
+        first_rounds = min(FIRST_ROUNDS * len(wanting), stock.count // 2)
+        if not self.rate or (stock.complete and stock.given < first_rounds):
             return 0
         if not names:
             return runs.of_swarm(self.rate, stock.count * stock.piece_size)
@@ -419,7 +422,7 @@ class Granting:
 
     def _choose(self, client: Client, pieces: int) -> Run:
         stock = client.file
-        lacks = client.lacks if stock.complete else client.lacks_first
+        lacks = client.lacks if stock.complete and not client.quiet else client.lacks_first
         rarest = stock.counts.rarest(lacks)
         # What has gone out once goes out again with its neighbours, though they are not as rare.
         among = rarest if rarest & stock.counts.at_most(0) else lacks

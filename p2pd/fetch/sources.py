@@ -49,6 +49,7 @@ class Source:
     sparing: bool = False  # it was told so
     careful: bool = False  # it sent something wrong before: one piece at a time
     proved: bool = False  # a piece of its was right
+    whole: bool = False  # it had all pieces when one of its came
     writing: int = 0  # right pieces of its that are not yet written
     spurned: int = 0
     """Pieces for which it gave grants that were declined: it gives none before it is told `want` again."""

@@ -271,8 +271,7 @@ class Transfer:
         self._failures.served(source.order)
         new = piece not in self.held and piece not in self._writing
         if new:
-            if self._picker.complete(key):
-                self.first.add(piece)
+            source.whole = self._picker.complete(key)
             self._writing[piece] = source
             source.writing += 1
         if piece in self._asked:
@@ -299,6 +298,8 @@ class Transfer:
         source.writing -= 1
         if self._picker.got(piece):
             source.bytes += self._length(piece)
+            if source.whole:
+                self.first.add(piece)
 
     def piece_lost(self, piece: int, now: float) -> None:
         """A piece that arrived could not be written: it is missing again."""

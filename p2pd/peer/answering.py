@@ -44,6 +44,9 @@ class Link(Protocol):
     def name(self) -> str:
         """The other's name, safe to print."""
 
+    def said(self, file_id: FileId) -> int:
+        """The pieces of that file that the other side offered, as far as it was asked (a mask)."""
+
     def send(self, message: m.Message, body: bytes = b"") -> None:
         """Send a message and its body."""
 

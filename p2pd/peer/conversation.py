@@ -185,6 +185,10 @@ class Conversation(protocol.Protocol):
         """Part of :class:`~p2pd.peer.fetching.Link`."""
         return self.serving.answers.asks(name)
 
+    def said(self, file_id: FileId) -> int:
+        """Part of :class:`~p2pd.peer.answering.Link`."""
+        return self.fetching.said(file_id)
+
     def concerned(self, file_id: FileId) -> bool:
         """Part of :class:`~p2pd.peer.stock.Company`."""
         return not self.ended and (self.serving.concerned(file_id) or self.fetching.follows(file_id))

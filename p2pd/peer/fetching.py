@@ -201,6 +201,11 @@ class Fetching:
             if is_dialable(row.host) and (own or not is_loopback(row.host))
         ]
 
+    def said(self, file_id: FileId) -> int:
+        """The pieces of it that the other side offered, as far as it was asked (a mask)."""
+        offered = [each.have for each in self._asked.values() if each.file_id == file_id]
+        return max((have.mask for have in offered if have is not None), key=int.bit_count, default=0)
+
     def hears(self, file_id: FileId) -> bool:
         """True where it matters here which pieces of that file the other side has."""
         return file_id in self._takers or any(each.file_id == file_id for each in self._asked.values())

@@ -19,6 +19,7 @@ from p2pd.net.limits import Limit
 from p2pd.peer.answering import Answering, Library, Link
 from p2pd.peer.budgets import Budgets
 from p2pd.peer.upload import Given, Range, Upload
+from p2pd.pieces import run_mask
 from p2pd.text import escape
 from p2pd.threads import InThread
 from p2pd.wire import messages as m
@@ -166,10 +167,17 @@ class Serving:
         return upload
 
     def _tell_granting(self, upload: Upload, place: int = 0) -> None:
-        count = upload.want if self._affordable(upload) and not upload.declined else 0
+        count = upload.want if self._affordable(upload) else 0
         granting, copy = self._shop.granting, upload.copy
         granting.offer(upload.file_id, copy.manifest.count, copy.manifest.piece_size, copy.held, copy.first)
-        granting.want(self, upload.file_id, count, self._shop.now(), place=place, once=upload.once)
+        # What it offered it is not to be given, also where nobody here listened when it did.
+        known = self._link.said(upload.file_id) & run_mask(0, copy.manifest.count)
+        if known and count:
+            granting.has(self, upload.file_id, known, self._shop.now())
+        granting.want(
+            self, upload.file_id, count, self._shop.now(),
+            place=place, once=upload.once, quiet=upload.declined,
+        )  # fmt: skip
 
     def _affordable(self, upload: Upload) -> bool:
         """False while the other side was sent too much of it: grants go on when its budget has recovered."""
@@ -198,7 +206,7 @@ class Serving:
         if upload.open[decline.grant].run is None:
             # It has nothing to ask for: until it says `want` again it gets only what we name.
             upload.declined = True
-            if upload.copy.held is None:
+            if upload.copy.held is None or self._waiting:
                 upload.want = 0
         self._finish(upload, decline.grant)
         self._shop.granting.declined(decline.grant, self._shop.now())
@@ -418,7 +426,9 @@ class Serving:
             if upload.over:
                 self._tell_granting(upload)
             # One who waits for a part to come on has not forgotten it.
-            idle = not upload.busy and (upload.copy.held is None or not upload.want)
+            # But what nothing is chosen of keeps no place from what waits for one.
+            unused = upload.copy.held is None or not upload.want or (upload.declined and self._waiting)
+            idle = not upload.busy and unused
             if idle and now - upload.last > KEEP_OPEN:
                 self._close(upload, done=True)
 

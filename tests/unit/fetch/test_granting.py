@@ -382,7 +382,7 @@ def test_who_is_alone_chooses_also_of_what_came_of_a_complete_holder() -> None:
     assert [one.run for one in world.of("a")] == [None] * 3
 
 
-def test_what_was_named_and_declined_is_not_named_again_before_it_is_wanted_anew() -> None:
+def test_what_was_named_and_declined_is_not_named_again() -> None:
     world = World(40, Bitfield.of(40, [0]), Bitfield.of(40, [0]))
     for client in "ab":
         world.want(client, 3)
@@ -394,7 +394,37 @@ def test_what_was_named_and_declined_is_not_named_again_before_it_is_wanted_anew
     world.granting.tick(world.now)
     assert not world.of("a")
     world.want("a", 3)
-    assert [one.run for one in world.of("a")] == [Run(0, 1)]
+    assert {one.run for one in world.of("a")} == {None}, "it may choose it"
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_who_is_alone_and_declines_is_left_alone(complete: bool) -> None:
+    held = Bitfield.of(40, range(6))
+    world = World(40, held, Bitfield.of(40, [2]))
+    world.want("a", 3)
+    if complete:
+        held.update((1 << 40) - 1)
+    declined: list[Run | None] = []
+    while world.open:
+        one = next(iter(world.open.values()))
+        declined.append(one.run)
+        assert len(declined) < 10
+        world.decline(one)
+    assert [run for run in declined if run is not None] == [Run(2, 3)]
+
+
+def test_only_what_we_name_goes_to_who_is_quiet() -> None:
+    first = Bitfield(40)
+    world = World(40, Bitfield.of(40, range(6)), first)
+    for client in "ab":
+        world.granting.offer("f", 40, PIECE, world.held, first)
+        world.granting.want(client, "f", 3, world.now, quiet=True)
+    assert not world.open
+    first.add(4)
+    world.granting.gained("f", world.now)
+    assert [(one.client, one.run) for one in sorted(world.open.values(), key=lambda one: one.client)] == [
+        ("a", Run(4, 5)), ("b", Run(4, 5))
+    ]  # fmt: skip
 
 
 def test_not_all_who_send_begin_with_the_same_one() -> None:

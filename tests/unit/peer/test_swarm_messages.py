@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,28 +173,92 @@ class Somebody:
         """Nothing to do."""
 
 
-def test_who_declined_is_told_what_came_of_a_complete_holder(tmp_path: Path) -> None:
-    quiet = Quiet().introduce()
-    path = tmp_path / "f"
-    path.write_bytes(bytes(8 * PIECE))
-    manifest = Manifest(8 * PIECE, PIECE, bytes(32 * 8))
-    held, first = Bitfield.of(8, [0]), Bitfield(8)
-    with path.open("rb") as file:
-        part = Part("f", manifest, held, first, file.fileno)
-        quiet.stock.begin(part)
-        quiet.granting.offer(part.file_id, 8, PIECE, held, first)
-        quiet.granting.want(Somebody(), part.file_id, 1, quiet.now())
-        quiet.say(encode(m.Want(part.file_id, 3)))
-        for each in [each for each in quiet.heard() if isinstance(each, m.Grant)]:
-            assert each.count == 0
-            quiet.say(encode(m.Decline(each.grant)))
-        quiet.tick(3)
-        assert not [each for each in quiet.heard() if isinstance(each, m.Grant)], "it has nothing to ask for"
-        for piece, whole in ((3, False), (5, True)):
-            held.add(piece)
-            if whole:
-                first.add(piece)
-            quiet.stock.gained(part, 1)
-        (named,) = [each for each in quiet.heard() if isinstance(each, m.Grant)]
-        assert (named.first, named.count) == (5, 1)
-        quiet.end()
+class Parts:
+    """A peer that fetches files of 8 pieces, whom somebody else asks for them, too."""
+
+    def __init__(self, path: Path, count: int = 1) -> None:
+        path.write_bytes(bytes(8 * PIECE))
+        self.quiet = Quiet().introduce()
+        self.parts: list[Part] = []
+        for number in range(count):
+            manifest = Manifest(8 * PIECE, PIECE, bytes([number]) * 32 * 8)
+            held, first = Bitfield.of(8, [0]), Bitfield(8)
+            part = Part(f"f{number}", manifest, held, first, lambda: os.open(path, os.O_RDONLY))
+            self.parts.append(part)
+            self.quiet.stock.begin(part)
+            self.quiet.granting.offer(part.file_id, 8, PIECE, held, first)
+            self.quiet.granting.want(Somebody(), part.file_id, 1, self.quiet.now())
+        self.quiet.heard()
+
+    def gained(self, piece: int, *, whole: bool) -> None:
+        for pieces in (self.parts[0].held, self.parts[0].first)[: 1 + whole]:
+            pieces.add(piece)
+        self.quiet.stock.gained(self.parts[0], 1)
+
+    def grants(self) -> list[m.Grant]:
+        return [each for each in self.quiet.heard() if isinstance(each, m.Grant)]
+
+    def declines_all(self) -> None:
+        while grants := self.grants():
+            for each in grants:
+                self.quiet.say(encode(m.Decline(each.grant)))
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Parts]:
+    parts = Parts(tmp_path / "f")
+    yield parts
+    parts.quiet.end()
+
+
+def test_who_declined_is_told_what_came_of_a_complete_holder(parts: Parts) -> None:
+    parts.quiet.say(encode(m.Want(parts.parts[0].file_id, 3)))
+    parts.declines_all()
+    parts.quiet.tick(3)
+    parts.gained(3, whole=False)
+    assert parts.grants() == [], "it has nothing to ask for"
+    parts.gained(5, whole=True)
+    (named,) = parts.grants()
+    assert (named.first, named.count) == (5, 1)
+
+
+def test_who_declined_and_was_sent_too_much_is_told_of_it_later(parts: Parts) -> None:
+    parts.quiet.say(encode(m.Want(parts.parts[0].file_id, 3)))
+    parts.declines_all()
+    upload = parts.quiet.conversation.serving.uploads[parts.parts[0].file_id]
+    upload.over = True
+    parts.quiet.tick(1)
+    assert not upload.over
+    assert parts.grants() == [], "it still has nothing to ask for"
+    parts.gained(5, whole=True)
+    (named,) = parts.grants()
+    assert (named.first, named.count) == (5, 1)
+
+
+def test_what_the_other_side_offered_is_not_named_to_it(parts: Parts) -> None:
+    part, quiet = parts.parts[0], parts.quiet
+    asker: Any = SimpleNamespace(offered=lambda *_: None, lost=lambda *_: None)
+    number = quiet.conversation.fetching.ask("f0", asker)
+    for piece in (4, 5):
+        parts.gained(piece, whole=True)
+    have = Bitfield.of(8, [0, 4])
+    offer = m.Have(number, "f0", 8 * PIECE, PIECE, part.file_id, len(bytes(have)), [])
+    quiet.say(encode(offer) + bytes(have))
+    quiet.say(encode(m.Want(part.file_id, 3)))
+    named = [piece for each in parts.grants() for piece in range(each.first, each.first + each.count)]
+    assert named == [5]
+
+
+def test_parts_of_which_nothing_is_chosen_keep_no_place_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "MAX_FILES", 1)
+    parts = Parts(tmp_path / "f", 2)
+    first, second = (part.file_id for part in parts.parts)
+    parts.quiet.say(encode(m.Want(first, 3)))
+    parts.declines_all()
+    parts.quiet.say(encode(m.Want(second, 3)))
+    assert parts.grants() == []
+    parts.quiet.tick(serving_module.KEEP_OPEN + 2)
+    assert {each.file for each in parts.grants()} == {second}
+    parts.quiet.end()

@@ -13,7 +13,7 @@ import p2pd.simulate
 from p2pd.control import commands
 from p2pd.errors import P2PError, UsageError
 from p2pd.simulate.command import simulate, text
-from p2pd.simulate.swarm import Plan, Swarm
+from p2pd.simulate.swarm import Machine, Plan, Swarm
 
 FOLDER = Path(p2pd.simulate.__file__).parent
 CHOOSERS = {
@@ -186,3 +186,17 @@ def test_of_long_pieces_hardly_any_is_sent_in_vain() -> None:
     assert all(peer.done_at for peer in swarm.peers)
     sent = sum(each.link.sent for each in [swarm.owner, *swarm.peers])
     assert sent < 1.1 * swarm.plan.peers * swarm.plan.size
+
+
+def test_two_do_not_decline_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    declined: list[int] = []
+    original = Machine.declined
+
+    def count(self: Machine, grant: int) -> None:
+        declined.append(grant)
+        original(self, grant)
+
+    monkeypatch.setattr(Machine, "declined", count)
+    plan = Plan(peers=2, size=64 * 2**20, piece_size=2**20, up=12.5e6, down=12.5e6, owner_up=12.5e6)
+    Swarm(plan).run()
+    assert len(declined) < 5 * plan.count
