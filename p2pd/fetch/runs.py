@@ -14,11 +14,6 @@ RUN_SECONDS = 0.1
 SWARM_RUN = 0.08
 """In a swarm it is what comes from all together in so many seconds: each source has others to send to, but
 sends each range as fast as its link is;"""
-NAMED_RUN = 0.02
-"""What a source names to one of several is what it sends in so many seconds: the sooner has everybody
-something to pass on, and is not left without anything new,"""
-NAMED_LEAST = 128 * 1024
-"""or so many bytes;"""
 LEAST_RUN = 256 * 1024
 LEAST_SECONDS = 0.5
 """so many bytes at least, or what comes in so many seconds: each run costs both sides the same work, and
@@ -32,6 +27,10 @@ BEGUN = 20
 BEGUN_PIECES = 8
 MUCH = 100
 """of a file of many pieces, as soon as these are here, and this part of it."""
+NAMED_RUN = 0.02
+NAMED_LEAST = 128 * 1024
+"""What is named to one of several is what goes out in so many seconds, or so many bytes: the sooner everybody
+has something to pass on, and nobody is left without anything new for long."""
 MAX_RUN = 64 * 1024 * 1024
 """Bytes asked for at once at most (or one piece), however much is granted."""
 NAMED_SECONDS = 1.0
