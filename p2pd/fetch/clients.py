@@ -49,7 +49,7 @@ class Client:
     """The same, also where it said `want` since: it is to pass them on."""
     place: int = 0
     """Where our share begins, it says."""
-    passed_on: int = 0
+    named: int = 0
     """Pieces that we named to it. Once is enough for what we name unasked: it may choose them."""
     once: bool = False
     """It wants only what nobody was sent or has announced."""
@@ -80,7 +80,7 @@ class Client:
     def lacks_first(self) -> int:
         """Those of them that we name, though it has nothing to ask for."""
         first = self.file.first
-        return self.lacks & first.mask & ~self.passed_on if first is not None else 0
+        return self.lacks & first.mask & ~self.named if first is not None else 0
 
 
 @attrs.define(eq=False)
@@ -100,7 +100,7 @@ class Stock:
     clients: dict[ClientKey, Client] = attrs.Factory(dict)
 
     @property
-    def given(self) -> int:
+    def handed_out(self) -> int:
         """How many pieces somebody was given, or has."""
         return self.count - self.counts.at_most(0).bit_count()
 

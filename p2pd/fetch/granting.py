@@ -403,7 +403,7 @@ class Granting:
             stock.counts.add(run.mask)
             client.given |= run.mask
             client.owed |= run.mask
-            client.passed_on |= run.mask
+            client.named |= run.mask
             opened.bytes = limit = len(run) * stock.piece_size
         client.served += opened.bytes
         client.open[grant] = self._open[grant] = opened
@@ -413,7 +413,7 @@ class Granting:
         """Bytes of a grant to one of several; 0: a piece."""
         stock = client.file
         first_rounds = min(FIRST_ROUNDS * len(wanting), stock.count // 2)
-        if not self.rate or (stock.complete and stock.given < first_rounds):
+        if not self.rate or (stock.complete and stock.handed_out < first_rounds):
             return 0
         if not names:
             return runs.of_swarm(self.rate, stock.count * stock.piece_size)

@@ -206,8 +206,6 @@ class Serving:
         if upload.open[decline.grant].run is None:
             # It has nothing to ask for: until it says `want` again it gets only what we name.
             upload.declined = True
-            if upload.copy.held is None or self._waiting:
-                upload.want = 0
         self._finish(upload, decline.grant)
         self._shop.granting.declined(decline.grant, self._shop.now())
 
