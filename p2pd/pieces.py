@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 
 MIN_PIECE = 64 * 1024
-FEW_PIECES, MANY_PIECES = 500, 2000
-ENOUGH_PIECE = 256 * 1024
-"""With 16 receivers a piece costs the processor as much as some 30 KiB do: below this, fewer are better."""
 MAX_DEFAULT_PIECE = 4 * 1024 * 1024
+FEW_PIECES = 500
+PIECES = ((FEW_PIECES, 128 * 1024), (1000, 256 * 1024), (2000, MAX_DEFAULT_PIECE))
+"""So many of at most so many bytes. Short ones are passed on sooner; but each costs the processor as much
+as some 30 KiB do, and where there is more to move there is less time for each."""
 MAX_PIECES = 1 << 20
 """A manifest may name this many pieces (32 MiB of hashes); larger files need larger pieces."""
 MAX_SIZE = 2**63 - 1
@@ -19,11 +20,11 @@ HASH_SIZE = 32
 def default_piece_size(size: int) -> int:
     """The piece size of a file of ``size`` bytes where the user sets none.
 
-    The power of two next below size/500, at most 256 KiB, or below size/2000 where that is more;
-    at least 64 KiB, at most 4 MiB; above MAX_PIECES pieces of that, the next power of two that
-    needs no more. Part of protocol version 1: the file id depends on it.
+    The power of two next below size/500, at most 128 KiB, or below size/1000, at most 256 KiB, or below
+    size/2000, whichever is most; at least 64 KiB, at most 4 MiB; above MAX_PIECES pieces of that, the
+    next power of two that needs no more. Part of protocol version 1: the file id depends on it.
     """
-    wanted = max(min(size // FEW_PIECES, ENOUGH_PIECE), size // MANY_PIECES)
+    wanted = max(min(size // count, most) for count, most in PIECES)
     power = 1 << max(wanted.bit_length() - 1, 0)
     piece = min(max(power, MIN_PIECE), MAX_DEFAULT_PIECE)
     while piece_count(size, piece) > MAX_PIECES:
