@@ -99,6 +99,11 @@ class Granting:
         self._turnaround = 0.0
         self._base_delay = 0.0
 
+    @property
+    def clients(self) -> int:
+        """How many want some, of however many files."""
+        return len({client.key for client in self._clients() if client.want or client.open})
+
     # What there is
 
     def offer(

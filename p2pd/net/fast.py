@@ -34,8 +34,9 @@ _SCRATCH = bytearray(16 * 1024)
 """Lines are short; what comes behind one of a body is copied once. Used within one call only."""
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 _TCP_NOTSENT_LOWAT = 25
-LEAST_QUEUE = 64 * 1024
-"""What lies in the kernel's queue cannot be reconsidered: keep that queue short,"""
+USUAL_QUEUE = 64 * 1024
+LEAST_QUEUE = 32 * 1024
+"""What lies in the kernel's queue cannot be reconsidered, and messages wait behind it: keep it short,"""
 MOST_QUEUE = 1024 * 1024
 """but where it is refilled often the wake-ups for that take more of the processor than sending does."""
 WAKE_AT = 2 * 1024 * 1024
@@ -55,7 +56,7 @@ log = Logger("p2pd.net")
 class FileSlice:
     """``left`` bytes at ``offset`` of the open file ``fd``, which stays open until they are sent.
 
-    Meanwhile ``queue`` bytes, rounded up to a power of two, may wait in the kernel.
+    Meanwhile ``queue`` bytes, rounded up to a power of two, may wait in the kernel; 0: as before.
     """
 
     fd: int
@@ -131,7 +132,7 @@ class _Fast(tcp.Connection):
     _soon = False  # what was written goes out at the end of this turn
     _slices = False  # the protocol may have one
     _near = False  # both ends are on this machine
-    _queue = LEAST_QUEUE
+    _queue = USUAL_QUEUE
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
 
@@ -143,7 +144,7 @@ class _Fast(tcp.Connection):
 
     def _tune(self) -> None:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, LEAST_QUEUE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, USUAL_QUEUE)
         if self.socket.getsockname()[0] == self.socket.getpeername()[0]:
             # On one machine nothing is congested, and BBR's timers take as long as the copying.
             with contextlib.suppress(OSError):
@@ -153,7 +154,9 @@ class _Fast(tcp.Connection):
     def _let_wait(self, count: int) -> None:
         """About ``count`` bytes may wait in the kernel; on one machine, where that is no wait, always few."""
         queue = min(max(1 << (max(count, 1) - 1).bit_length(), LEAST_QUEUE), MOST_QUEUE)
-        if not self._near and (queue > self._queue or queue * 4 <= self._queue):
+        if self._near or not count:
+            return
+        if queue > self._queue or (queue < self._queue and count * 8 <= self._queue * 3):  # rates swing
             self._queue = queue
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, queue)

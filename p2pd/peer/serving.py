@@ -35,7 +35,9 @@ FRAME_SECONDS = 0.05
 LONGEST_FRAME = 0.5
 """Seconds that it takes at most, at the rate of the one that it goes to."""
 QUEUE_SECONDS = 0.04
-"""What goes out to all in this time may wait in the kernel for one: we may have to wait for a processor."""
+ALL_SECONDS = 0.16
+"""What goes out to all in this time may wait in the kernel for one, or for all together: we may have to wait
+for a processor, but what is said waits behind it."""
 READ_AHEAD = 16 * 1024 * 1024
 """Bytes to have read from a cold disk while what comes before is sent."""
 KEEP_OPEN = 10.0
@@ -316,7 +318,7 @@ class Serving:
                 self._warm(asked, length)
                 return None
             frame = m.Data(asked.grant, asked.at, length)
-            piece = FileSlice(fd, asked.at, length, self._bytes_in(QUEUE_SECONDS))
+            piece = FileSlice(fd, asked.at, length, self._queue_length())
             asked.at += length
             if asked.at >= asked.end:
                 self._queue.popleft()
@@ -331,6 +333,11 @@ class Serving:
         """Bytes, a multiple of :data:`LEAST_FRAME`: few calls where it is fast, short waits elsewhere."""
         steps = self._bytes_in(FRAME_SECONDS) // LEAST_FRAME
         return max(LEAST_FRAME, min(steps * LEAST_FRAME, m.MAX_FRAME))
+
+    def _queue_length(self) -> int:
+        """Bytes that may wait in the kernel; 0: not known yet."""
+        clients = max(self._shop.granting.clients, 1)
+        return self._bytes_in(min(QUEUE_SECONDS, ALL_SECONDS / clients))
 
     def _bytes_in(self, seconds: float) -> int:
         """Bytes that go out to all in that time; no more than go to this one in :data:`LONGEST_FRAME`."""

@@ -56,7 +56,7 @@ class World:
     # The driver
 
     def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None) -> None:
-        assert file == "f"
+        assert file in ("f", "g")
         assert grant > self.last, "a number is one once"
         assert limit >= PIECE
         self.last = grant
@@ -110,6 +110,22 @@ def test_who_is_alone_gets_all_he_wants_and_names_the_pieces_himself() -> None:
     assert [one.run for one in world.of("a")] == [None] * 3
     world.want("a", 60)
     assert len(world.of("a")) == ALONE
+
+
+def test_who_wants_some_of_several_files_is_one_client() -> None:
+    world = World(100)
+    assert world.granting.clients == 0
+    for file in ("f", "g"):
+        world.granting.offer(file, 100, PIECE, None)
+        world.granting.want("a", file, 1, world.now)
+    world.want("b", 1)
+    world.has("c", 7)
+    assert world.granting.clients == 2, "who only says what he has wants none"
+    world.leave("b")
+    assert world.granting.clients == 1
+    for file in ("f", "g"):
+        world.granting.unwanted("a", file, world.now)
+    assert world.granting.clients == 0
 
 
 def test_of_a_complete_holder_every_piece_goes_out_once_before_any_twice() -> None:

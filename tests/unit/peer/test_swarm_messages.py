@@ -153,14 +153,26 @@ def test_no_frame_takes_long_whoever_it_goes_to(
 
 
 @pytest.mark.parametrize(
-    ("all_get", "he_gets", "queue"), [(12.5e6, 3e6, 500_000), (2.5e6, 2.5e6, 100_000), (125e6, 1e6, 500_000)]
+    ("all_get", "he_gets", "others", "queue"),
+    [
+        (12.5e6, 3e6, 0, 500_000),
+        (12.5e6, 3e6, 3, 500_000),
+        (12.5e6, 3e6, 7, 250_000),
+        (6.25e6, 3e6, 15, 62_500),
+        (2.5e6, 2.5e6, 0, 100_000),
+        (125e6, 1e6, 0, 500_000),
+        (0, 0, 0, 0),
+    ],
 )
-def test_what_may_wait_in_the_kernel_is_by_what_goes_out(
-    sharing: Quiet, monkeypatch: pytest.MonkeyPatch, all_get: float, he_gets: float, queue: int
+def test_what_may_wait_in_the_kernel_is_by_what_goes_out_and_to_how_many(
+    sharing: Quiet, monkeypatch: pytest.MonkeyPatch, all_get: float, he_gets: float, others: int, queue: int
 ) -> None:
     monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    sharing.say(encode(m.Want(FILE, 1)))
+    for _ in range(others):
+        sharing.granting.want(Somebody(), FILE, 1, sharing.now())
     sharing.granting.rate, sharing.conversation.serving._rate = all_get, he_gets
-    sharing.say(encode(m.Want(FILE, 1)) + encode(m.Get(1, 0, PIECE)))
+    sharing.say(encode(m.Get(1, 0, PIECE)))
     made = sharing.conversation.serving.next_slice()
     assert made is not None
     assert made[1].queue == queue
