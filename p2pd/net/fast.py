@@ -35,6 +35,7 @@ _SCRATCH = bytearray(16 * 1024)
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 _TCP_NOTSENT_LOWAT = 25
 USUAL_QUEUE = 64 * 1024
+"""Bytes that may wait in the kernel before our rate is known."""
 LEAST_QUEUE = 32 * 1024
 """What lies in the kernel's queue cannot be reconsidered, and messages wait behind it: keep it short,"""
 MOST_QUEUE = 1024 * 1024
@@ -153,9 +154,9 @@ class _Fast(tcp.Connection):
 
     def _let_wait(self, count: int) -> None:
         """About ``count`` bytes may wait in the kernel; on one machine, where that is no wait, always few."""
-        queue = min(max(1 << (max(count, 1) - 1).bit_length(), LEAST_QUEUE), MOST_QUEUE)
         if self._near or not count:
             return
+        queue = min(max(1 << (count - 1).bit_length(), LEAST_QUEUE), MOST_QUEUE)
         if queue > self._queue or (queue < self._queue and count * 8 <= self._queue * 3):  # rates swing
             self._queue = queue
             with contextlib.suppress(OSError):

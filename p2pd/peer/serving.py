@@ -36,8 +36,8 @@ LONGEST_FRAME = 0.5
 """Seconds that it takes at most, at the rate of the one that it goes to."""
 QUEUE_SECONDS = 0.04
 ALL_SECONDS = 0.16
-"""What goes out to all in this time may wait in the kernel for one, or for all together: we may have to wait
-for a processor, but what is said waits behind it."""
+"""What goes out to all in this time may wait in the kernel for one, or for all together, beyond what each has
+at least: we may have to wait for a processor, but what is said waits behind it."""
 READ_AHEAD = 16 * 1024 * 1024
 """Bytes to have read from a cold disk while what comes before is sent."""
 KEEP_OPEN = 10.0
