@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 MIN_PIECE = 64 * 1024
 MAX_DEFAULT_PIECE = 4 * 1024 * 1024
 FEW_PIECES = 500
-PIECES = ((FEW_PIECES, 128 * 1024), (1000, 256 * 1024), (2000, MAX_DEFAULT_PIECE))
+DEFAULT_PIECES = ((FEW_PIECES, 128 * 1024), (1000, 256 * 1024), (2000, MAX_DEFAULT_PIECE))
 """So many of at most so many bytes. Short ones are passed on sooner; but each costs the processor as much
 as some 30 KiB do, and where there is more to move there is less time for each."""
 MAX_PIECES = 1 << 20
@@ -24,7 +24,7 @@ def default_piece_size(size: int) -> int:
     size/2000, whichever is most; at least 64 KiB, at most 4 MiB; above MAX_PIECES pieces of that, the
     next power of two that needs no more. Part of protocol version 1: the file id depends on it.
     """
-    wanted = max(min(size // count, most) for count, most in PIECES)
+    wanted = max(min(size // count, most) for count, most in DEFAULT_PIECES)
     power = 1 << max(wanted.bit_length() - 1, 0)
     piece = min(max(power, MIN_PIECE), MAX_DEFAULT_PIECE)
     while piece_count(size, piece) > MAX_PIECES:

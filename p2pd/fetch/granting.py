@@ -100,7 +100,7 @@ class Granting:
         self._base_delay = 0.0
 
     @property
-    def clients(self) -> int:
+    def downloaders(self) -> int:
         """How many want some, of however many files."""
         return len({client.key for client in self._clients() if client.want or client.open})
 

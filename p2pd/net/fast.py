@@ -153,7 +153,9 @@ class _Fast(tcp.Connection):
             self._widen = self._near = True
 
     def _let_wait(self, count: int) -> None:
-        """About ``count`` bytes may wait in the kernel; on one machine, where that is no wait, always few."""
+        """About ``count`` bytes may wait in the kernel, 0: as before; on one machine, where that is no wait,
+        always few.
+        """
         if self._near or not count:
             return
         queue = min(max(1 << (count - 1).bit_length(), LEAST_QUEUE), MOST_QUEUE)

@@ -336,8 +336,8 @@ class Serving:
 
     def _queue_length(self) -> int:
         """Bytes that may wait in the kernel; 0: not known yet."""
-        clients = max(self._shop.granting.clients, 1)
-        return self._bytes_in(min(QUEUE_SECONDS, ALL_SECONDS / clients))
+        downloaders = max(self._shop.granting.downloaders, 1)
+        return self._bytes_in(min(QUEUE_SECONDS, ALL_SECONDS / downloaders))
 
     def _bytes_in(self, seconds: float) -> int:
         """Bytes that go out to all in that time; no more than go to this one in :data:`LONGEST_FRAME`."""

@@ -112,20 +112,20 @@ def test_who_is_alone_gets_all_he_wants_and_names_the_pieces_himself() -> None:
     assert len(world.of("a")) == ALONE
 
 
-def test_who_wants_some_of_several_files_is_one_client() -> None:
+def test_who_wants_some_of_several_files_is_one_downloader() -> None:
     world = World(100)
-    assert world.granting.clients == 0
+    assert world.granting.downloaders == 0
     for file in ("f", "g"):
         world.granting.offer(file, 100, PIECE, None)
         world.granting.want("a", file, 1, world.now)
     world.want("b", 1)
     world.has("c", 7)
-    assert world.granting.clients == 2, "who only says what he has wants none"
+    assert world.granting.downloaders == 2, "who only says what he has wants none"
     world.leave("b")
-    assert world.granting.clients == 1
+    assert world.granting.downloaders == 1
     for file in ("f", "g"):
         world.granting.unwanted("a", file, world.now)
-    assert world.granting.clients == 0
+    assert world.granting.downloaders == 0
 
 
 def test_of_a_complete_holder_every_piece_goes_out_once_before_any_twice() -> None:
