@@ -128,6 +128,57 @@ def test_a_receiver_is_killed_and_comes_back(host: Host) -> None:
     swarm.check(asked)
 
 
+def test_those_who_come_one_after_the_other_take_it_from_those_before(host: Host) -> None:
+    swarm = Swarm(host, 4, "--up-limit", SLOW)
+    asked = []
+    for number, peer in enumerate(swarm.peers):
+        asked.append(peer.begin("req f --timeout 100", 110))
+        if number < 3:
+            wait_until(lambda peer=peer: held(peer) > SIZE // 4, "it has a quarter")
+    for number, brought in enumerate(swarm.check(asked)):
+        assert sum(brought.values()) == SIZE
+        if number >= 2:
+            assert sum(brought.get(f"p{other}", 0) for other in range(number)) > SIZE // 2
+    assert copies_sent(swarm.owner) < 2
+
+
+def test_one_that_pauses_stops_nobody_and_goes_on(host: Host) -> None:
+    swarm = Swarm(host, 3, "--up-limit", SLOW)
+    first, *others = swarm.peers
+    transfer = first.ask("req f --no-wait").events[0]["transfer"]
+    asked = [peer.begin("req f --timeout 100", 110) for peer in others]
+    wait_until(lambda: held(first) > SIZE // 3, "it has a third")
+    first.ask(f"pause {transfer}").done  # noqa: B018
+    kept = held(first)
+    for each in asked:
+        each.result(110).done  # noqa: B018
+    assert held(first) < kept + SIZE // 8 < SIZE, "nothing comes to it but what was on its way"
+    first.ask(f"resume {transfer}").done  # noqa: B018
+    swarm.check([first.begin("req f", 110), *asked])
+
+
+def test_the_owners_file_becomes_another_and_is_put_back(host: Host) -> None:
+    swarm = Swarm(host, 3, "--up-limit", SLOW)
+    asked = swarm.ask()
+    wait_until(lambda: copies_sent(swarm.owner) > 0.3, "a part is out")
+    assert swarm.owner.share is not None
+    file = swarm.owner.share / "f"
+    other = file.with_name("new")
+    other.write_bytes(os.urandom(SIZE))
+    other.replace(file)
+
+    def all_wait() -> bool:
+        rows = [row for peer in swarm.peers for row in peer.ask("transfers").items]
+        return all(row["state"] == "waiting" for row in rows if row["direction"] == "in")
+
+    wait_until(all_wait, "nobody takes pieces of the other one")
+    assert not any(each.done() for each in asked)
+    assert all((peer.share is not None and not (peer.share / "f").exists()) for peer in swarm.peers)
+    other.write_bytes(swarm.content)
+    other.replace(file)
+    swarm.check(asked)
+
+
 def test_a_ring_of_five_without_a_manager(host: Host, tmp_path: Path) -> None:
     """The classical exercise: pieces of 100 KB, each peer knows its successor and the owner."""
     content = os.urandom(1_234_567)
