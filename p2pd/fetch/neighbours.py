@@ -12,6 +12,8 @@ import random
 from collections.abc import Collection
 from typing import TypeVar
 
+from p2pd.model import is_peer_id
+
 ALL_BELOW = 50
 WANTED = 20
 FIRST = WANTED // 2
@@ -24,6 +26,17 @@ SWAP = 1.0
 """Seconds between one that is left and the next: where nobody has anything new, nobody is of use."""
 
 Key = TypeVar("Key", bound=int | str)
+
+
+def calls_first(mine: str, other: str) -> bool:
+    """Who of two peers dials, where both are about to: true for one of them, and of many others for half.
+
+    Given their ids; whoever has none that is known is dialled.
+    """
+    if not (is_peer_id(mine) and is_peer_id(other)):
+        return True
+    odd = (int(mine[-1], 16) ^ int(other[-1], 16)) & 1
+    return (mine < other) != bool(odd)
 
 
 class Neighbours:

@@ -107,6 +107,7 @@ class Asking:
             self._offers.asked(peer, here[peer].name, now)
         # Of very many not all are asked, but they are before nobody is said to have it.
         self._offers.unasked = bool(new or pending) and len(here) > len(self._asked)
+        due = []
         for peer, info in here.items():
             asked = self._asked.get(peer)
             if asked is None:
@@ -114,10 +115,14 @@ class Asking:
             if (asked.info.host, asked.info.port) != (info.host, info.port):
                 asked.info, asked.again_at, asked.pause = info, now, FIRST_PAUSE
             if asked.source is None and asked.dialling is None and now >= asked.again_at:
-                self._dial(asked)
+                due.append(asked)
             elif asked.source is not None and asked.anew_at is not None and now >= asked.anew_at:
                 asked.anew_at = None
                 self._ask(asked, asked.source)
+        # Not all at once: of those who start together half call us. All have the same list, so by lot.
+        random.shuffle(due)
+        for asked in sorted(due, key=lambda each: not self._contacts.calls_first(each.info.id)):
+            self._dial(asked)
 
     def _comes(self, peer: PeerId) -> bool:
         """True where it asks us for the file, and was not asked."""

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from p2pd.errors import P2PError, RefusedError, UnreachableError
+from p2pd.fetch.neighbours import calls_first
 from p2pd.fetch.picker import SourceKey
 from p2pd.fetch.probing import Traffic
 from p2pd.model import PeerId, PeerInfo, is_peer_id
@@ -25,8 +26,12 @@ from p2pd.peer.conversation import Conversation
 from p2pd.peer.serving import Serving
 from p2pd.wire import messages as m
 
-DIALS = 32
-"""Connections being made at once."""
+DIALS = 8
+"""Connections being made at once: meanwhile some of the others call themselves;"""
+SLOW_DIAL = 0.25
+"""but one that takes longer than so many seconds holds up no other: nobody may be there."""
+SPARE = 32
+"""Connections beyond twice the limit that are still told why they are turned away."""
 HANDSHAKE = 5.0
 """Seconds for hello after the connection is there."""
 
@@ -76,7 +81,7 @@ class Contacts(protocol.Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Conversation | None:
         """A conversation that somebody opened; beyond the maximum it hears why not, and ends."""
-        if len(self._all) > 2 * self.door.limit + DIALS:
+        if len(self._all) > 2 * self.door.limit + SPARE:
             return None  # not even a sentence for a flood
         host = getattr(addr, "host", "")
         why = "leaving" if self._stopped else self.door.refusal(host)
@@ -181,10 +186,29 @@ class Contacts(protocol.Factory):
         for each in self._dialling.pop(peer):
             each.callback(result)  # a Failure is an errback
 
-    async def _dial(self, peer: PeerInfo) -> Conversation:
+    def calls_first(self, peer: PeerId) -> bool:
+        """Whether, of us and that peer, it is we who dial where both want to."""
+        return calls_first(self._hello().id, peer)
+
+    async def _turn(self) -> Callable[[], None]:
+        """Waits while many are being dialled; gives what is to be called when this one is through."""
         await self._slots.acquire()
-        conversation = Conversation(self, dialled=True)
+        slow = self._reactor.callLater(SLOW_DIAL, self._slots.release)
+
+        def through() -> None:
+            if slow.active():
+                slow.cancel()
+                self._slots.release()
+
+        return through
+
+    async def _dial(self, peer: PeerInfo) -> Conversation:
+        through = await self._turn()
         try:
+            known = self.with_peer(peer.id)
+            if known is not None:
+                return known  # it called meanwhile
+            conversation = Conversation(self, dialled=True)
             if self._stopped:
                 raise UnreachableError("this peer is leaving")
             try:
@@ -209,7 +233,7 @@ class Contacts(protocol.Factory):
             other = self.with_peer(conversation.other.id) if conversation.ended else None
             return other or conversation
         finally:
-            self._slots.release()
+            through()
 
     def _join(self, peer: PeerId) -> None:
         """Both dialled at once: the smaller id closes its one, and asks on the other's."""

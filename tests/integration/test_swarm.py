@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,10 @@ def pieces(peer: Daemon) -> set[int]:
     """Those of f that it holds."""
     result = peer.ask("pieces f")
     return {n for row in result.items for n in parse_runs(row["pieces"], row["count"])}
+
+
+def _has_a_quarter(peer: Daemon) -> bool:
+    return held(peer) > SIZE // 4
 
 
 class Swarm:
@@ -134,7 +139,7 @@ def test_those_who_come_one_after_the_other_take_it_from_those_before(host: Host
     for number, peer in enumerate(swarm.peers):
         asked.append(peer.begin("req f --timeout 100", 110))
         if number < 3:
-            wait_until(lambda peer=peer: held(peer) > SIZE // 4, "it has a quarter")
+            wait_until(partial(_has_a_quarter, peer), "it has a quarter")
     for number, brought in enumerate(swarm.check(asked)):
         assert sum(brought.values()) == SIZE
         if number >= 2:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from p2pd.fetch.neighbours import ALL_BELOW, FIRST, MOST, SETTLED, SWAP, WANTED, Neighbours
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pd.fetch.neighbours import ALL_BELOW, FIRST, MOST, SETTLED, SWAP, WANTED, Neighbours, calls_first
 from p2pd.fetch.sources import USELESS
 from tests.unit.fetch.test_transfer import field, make
 
@@ -89,3 +94,21 @@ def test_useless_is_a_partial_source_without_news() -> None:
     assert transfer.useless(USELESS + 0.5) == ["part"]
     transfer.source_has("part", 0b100, USELESS + 0.6)
     assert transfer.useless(USELESS + 0.7) == []
+
+
+IDS = st.text("0123456789abcdef", min_size=32, max_size=32)
+
+
+@given(IDS, IDS)
+def test_one_of_two_calls(one: str, other: str) -> None:
+    assert one == other or calls_first(one, other) != calls_first(other, one)
+
+
+def test_each_calls_about_half_of_the_others() -> None:
+    ids = [f"{random.Random(n).getrandbits(128):032x}" for n in range(100)]
+    for one in ids:
+        assert 25 < sum(calls_first(one, other) for other in ids if other != one) < 75
+
+
+def test_who_is_known_by_an_address_only_is_called() -> None:
+    assert calls_first("f" * 32, "10.0.0.1 7001")

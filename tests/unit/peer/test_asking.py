@@ -53,6 +53,7 @@ class Many:
             for i in range(count)
         }
         self.useless: list[Other] = []
+        self.dialled: list[PeerId] = []
         self.left: list[Other] = []
         self.asking = Asking(
             "f", self, Offers(0.0),  # type: ignore[arg-type]
@@ -68,10 +69,14 @@ class Many:
         return self.others[peer]
 
     def reach(self, info: PeerInfo) -> Deferred[Other]:
+        self.dialled.append(info.id)
         return succeed(self.others[info.id])
 
     def now(self) -> float:
         return 0.0
+
+    def calls_first(self, peer: PeerId) -> bool:
+        return int(peer, 16) % 2 == 0
 
     @property
     def asked(self) -> set[PeerId]:
@@ -132,3 +137,11 @@ def test_of_few_all_are_asked_and_none_is_left() -> None:
     many.sweep(100.0)
     assert many.left == []
     assert len(many.asked) == 40
+
+
+def test_those_who_are_to_be_called_come_before_those_who_call() -> None:
+    many = Many(40)
+    many.sweep(0.0)
+    assert sorted(many.dialled) == sorted(many.others)
+    first = [many.calls_first(peer) for peer in many.dialled]
+    assert first == sorted(first, reverse=True)

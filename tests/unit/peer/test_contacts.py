@@ -16,7 +16,7 @@ from p2pd.errors import UnreachableError
 from p2pd.model import PeerId, PeerInfo
 from p2pd.net.limits import Limit
 from p2pd.peer import contacts as module
-from p2pd.peer.contacts import Contacts
+from p2pd.peer.contacts import DIALS, SLOW_DIAL, Contacts
 from p2pd.peer.serving import Serving
 from p2pd.wire import messages as m
 from tests.rig.quiet import Quiet
@@ -89,3 +89,69 @@ def test_a_dial_that_failed_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     made.reach(OTHER).addErrback(lambda _: None)
     assert told == []
+
+
+class _Here:
+    """An open conversation with somebody who called."""
+
+    ended = dialled = carrying = False
+
+    def __init__(self, other: PeerInfo) -> None:
+        self.other = other
+
+
+def test_many_who_do_not_answer_hold_up_the_others_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled: dict[int, Deferred[Any]] = {}
+    monkeypatch.setattr(module, "dial", lambda reactor, host, port, *_: dialled.setdefault(port, Deferred()))
+    clock = Clock()
+    made = Contacts(
+        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
+        listed=dict, changed=lambda: None, down=Limit(clock),
+    )  # fmt: skip
+    for number in range(3 * DIALS):
+        made.reach(PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number))
+    assert list(dialled) == list(range(DIALS))
+    clock.advance(SLOW_DIAL)
+    assert list(dialled) == list(range(2 * DIALS))
+    clock.advance(SLOW_DIAL)
+    assert list(dialled) == list(range(3 * DIALS))
+
+
+def test_one_that_fails_soon_and_late_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was let in because it took long lets in nobody else when it ends."""
+    dials: list[Deferred[Any]] = []
+    monkeypatch.setattr(module, "dial", lambda *_: dials.append(Deferred()) or dials[-1])  # type: ignore[func-returns-value]
+    clock = Clock()
+    made = Contacts(
+        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
+        listed=dict, changed=lambda: None, down=Limit(clock),
+    )  # fmt: skip
+    for number in range(4 * DIALS):
+        peer = PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number)
+        made.reach(peer).addErrback(lambda _: None)
+    clock.advance(SLOW_DIAL)
+    assert len(dials) == 2 * DIALS
+    for each in dials[:DIALS]:
+        each.errback(Failure(Refused()))  # too late to matter
+    assert len(dials) == 2 * DIALS
+    dials[DIALS].errback(Failure(Refused()))
+    assert len(dials) == 2 * DIALS + 1
+
+
+def test_who_calls_while_others_are_dialled_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    dials: list[Deferred[Any]] = []
+    monkeypatch.setattr(module, "dial", lambda *_: dials.append(Deferred()) or dials[-1])  # type: ignore[func-returns-value]
+    made = Contacts(
+        Clock(), maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
+        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(Clock()),
+    )  # fmt: skip
+    for number in range(DIALS):
+        peer = PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number)
+        made.reach(peer).addErrback(lambda _: None)
+    reached: list[object] = []
+    made.reach(OTHER).addCallback(reached.append)
+    conversation: Any = _Here(OTHER)
+    made.introduced(conversation)
+    dials[0].errback(Failure(Refused()))
+    assert reached == [conversation]
+    assert len(dials) == DIALS
