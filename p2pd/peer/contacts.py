@@ -29,7 +29,9 @@ from p2pd.wire import messages as m
 DIALS = 8
 """Connections being made at once: meanwhile some of the others call themselves;"""
 SLOW_DIAL = 0.25
-"""but one that takes longer than so many seconds holds up no other: nobody may be there."""
+"""but one that takes longer than so many seconds holds up no other, nobody may be there,"""
+MOST_DIALS = 64
+"""up to so many in all: each has a descriptor."""
 SPARE = 32
 """Connections beyond twice the limit that are still told why they are turned away."""
 HANDSHAKE = 5.0
@@ -74,6 +76,7 @@ class Contacts(protocol.Factory):
         self._by_peer: dict[PeerId, list[Conversation]] = {}
         self._dialling: dict[PeerId, list[Deferred[Conversation]]] = {}
         self._slots = DeferredSemaphore(DIALS)
+        self._dials = DeferredSemaphore(MOST_DIALS)
         self._emptied: list[Deferred[None]] = []
         self._stopped = False
 
@@ -192,10 +195,12 @@ class Contacts(protocol.Factory):
 
     async def _turn(self) -> Callable[[], None]:
         """Waits while many are being dialled; gives what is to be called when this one is through."""
+        await self._dials.acquire()
         await self._slots.acquire()
         slow = self._reactor.callLater(SLOW_DIAL, self._slots.release)
 
         def through() -> None:
+            self._dials.release()
             if slow.active():
                 slow.cancel()
                 self._slots.release()

@@ -16,7 +16,7 @@ from p2pd.errors import UnreachableError
 from p2pd.model import PeerId, PeerInfo
 from p2pd.net.limits import Limit
 from p2pd.peer import contacts as module
-from p2pd.peer.contacts import DIALS, SLOW_DIAL, Contacts
+from p2pd.peer.contacts import DIALS, MOST_DIALS, SLOW_DIAL, Contacts
 from p2pd.peer.serving import Serving
 from p2pd.wire import messages as m
 from tests.rig.quiet import Quiet
@@ -108,13 +108,19 @@ def test_many_who_do_not_answer_hold_up_the_others_for_a_moment_only(monkeypatch
         clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
         listed=dict, changed=lambda: None, down=Limit(clock),
     )  # fmt: skip
-    for number in range(3 * DIALS):
-        made.reach(PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number))
+    for number in range(MOST_DIALS + DIALS):
+        peer = PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number)
+        made.reach(peer).addErrback(lambda _: None)
     assert list(dialled) == list(range(DIALS))
     clock.advance(SLOW_DIAL)
     assert list(dialled) == list(range(2 * DIALS))
     clock.advance(SLOW_DIAL)
     assert list(dialled) == list(range(3 * DIALS))
+    for _ in range(MOST_DIALS):
+        clock.advance(SLOW_DIAL)
+    assert list(dialled) == list(range(MOST_DIALS)), "nor are there too many"
+    dialled[0].errback(Failure(Refused()))
+    assert list(dialled) == list(range(MOST_DIALS + 1))
 
 
 def test_one_that_fails_soon_and_late_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
