@@ -122,6 +122,8 @@ class Asking:
         # Not all at once: of those who start together half call us. All have the same list, so by lot.
         random.shuffle(due)
         for asked in sorted(due, key=lambda each: not self._contacts.calls_first(each.info.id)):
+            if self._stopped:
+                return  # because of what the one before answered
             self._dial(asked)
 
     def _comes(self, peer: PeerId) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
 
+from p2pd.errors import UnreachableError
 from p2pd.fetch.neighbours import FIRST, SETTLED, SWAP, WANTED, Neighbours
 from p2pd.model import FileId, Offer, PeerId, PeerInfo
 from p2pd.peer.asking import Asking
@@ -145,3 +147,17 @@ def test_those_who_are_to_be_called_come_before_those_who_call() -> None:
     assert sorted(many.dialled) == sorted(many.others)
     first = [many.calls_first(peer) for peer in many.dialled]
     assert first == sorted(first, reverse=True)
+
+
+def test_nobody_is_dialled_once_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Many(10)
+    dialled: list[PeerId] = []
+
+    def reach(info: PeerInfo) -> Deferred[Other]:
+        dialled.append(info.id)
+        many.asking.stop()
+        return fail(UnreachableError("nobody is there"))
+
+    monkeypatch.setattr(many, "reach", reach)
+    many.asking.sweep(0.0)
+    assert len(dialled) == 1
