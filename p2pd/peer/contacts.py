@@ -32,8 +32,6 @@ SLOW_DIAL = 0.25
 """but one that takes longer than so many seconds holds up no other, nobody may be there,"""
 MOST_DIALS = 64
 """up to so many in all: each has a descriptor."""
-SPARE = 32
-"""Connections beyond twice the limit that are still told why they are turned away."""
 HANDSHAKE = 5.0
 """Seconds for hello after the connection is there."""
 
@@ -84,7 +82,7 @@ class Contacts(protocol.Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Conversation | None:
         """A conversation that somebody opened; beyond the maximum it hears why not, and ends."""
-        if len(self._all) > 2 * self.door.limit + SPARE:
+        if len(self._all) > 2 * self.door.limit + MOST_DIALS:
             return None  # not even a sentence for a flood
         host = getattr(addr, "host", "")
         why = "leaving" if self._stopped else self.door.refusal(host)
@@ -199,11 +197,15 @@ class Contacts(protocol.Factory):
         await self._slots.acquire()
         slow = self._reactor.callLater(SLOW_DIAL, self._slots.release)
 
-        def through() -> None:
+        def free() -> None:
             self._dials.release()
             if slow.active():
                 slow.cancel()
                 self._slots.release()
+
+        def through() -> None:
+            # Not at once: the next may be through as soon as it is let in, and so may a thousand.
+            self._reactor.callLater(0, free)
 
         return through
 

@@ -170,11 +170,14 @@ def test_the_owners_file_becomes_another_and_is_put_back(host: Host) -> None:
     file = swarm.owner.share / "f"
     other = file.with_name("new")
     other.write_bytes(os.urandom(SIZE))
+    before = swarm.owner.ask("files").items[0]["id"]
     other.replace(file)
+    wait_until(lambda: swarm.owner.ask("files").items[0]["id"] not in (before, None), "it offers another")
 
     def all_wait() -> bool:
         rows = [row for peer in swarm.peers for row in peer.ask("transfers").items]
-        return all(row["state"] == "waiting" for row in rows if row["direction"] == "in")
+        coming = [row["state"] for row in rows if row["direction"] == "in"]
+        return coming == ["waiting"] * 3
 
     wait_until(all_wait, "nobody takes pieces of the other one")
     assert not any(each.done() for each in asked)

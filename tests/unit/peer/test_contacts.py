@@ -6,7 +6,7 @@ import errno
 from typing import Any, cast
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.error import ConnectError, ConnectionLost, getConnectError
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
@@ -120,6 +120,7 @@ def test_many_who_do_not_answer_hold_up_the_others_for_a_moment_only(monkeypatch
         clock.advance(SLOW_DIAL)
     assert list(dialled) == list(range(MOST_DIALS)), "nor are there too many"
     dialled[0].errback(Failure(Refused()))
+    clock.advance(0)
     assert list(dialled) == list(range(MOST_DIALS + 1))
 
 
@@ -139,17 +140,20 @@ def test_one_that_fails_soon_and_late_counts_once(monkeypatch: pytest.MonkeyPatc
     assert len(dials) == 2 * DIALS
     for each in dials[:DIALS]:
         each.errback(Failure(Refused()))  # too late to matter
+    clock.advance(0)
     assert len(dials) == 2 * DIALS
     dials[DIALS].errback(Failure(Refused()))
+    clock.advance(0)
     assert len(dials) == 2 * DIALS + 1
 
 
 def test_who_calls_while_others_are_dialled_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     dials: list[Deferred[Any]] = []
     monkeypatch.setattr(module, "dial", lambda *_: dials.append(Deferred()) or dials[-1])  # type: ignore[func-returns-value]
+    clock = Clock()
     made = Contacts(
-        Clock(), maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
-        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(Clock()),
+        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
+        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(clock),
     )  # fmt: skip
     for number in range(DIALS):
         peer = PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number)
@@ -159,5 +163,37 @@ def test_who_calls_while_others_are_dialled_is_not_dialled(monkeypatch: pytest.M
     conversation: Any = _Here(OTHER)
     made.introduced(conversation)
     dials[0].errback(Failure(Refused()))
+    clock.advance(0)
     assert reached == [conversation]
     assert len(dials) == DIALS
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_a_thousand_who_called_meanwhile_are_all_reached(
+    monkeypatch: pytest.MonkeyPatch, leaving: bool
+) -> None:  # fmt: skip
+    """One lets the next in, and that one the next: not within each other."""
+    dials: list[Deferred[Any]] = []
+    monkeypatch.setattr(module, "dial", lambda *_: dials.append(Deferred()) or dials[-1])  # type: ignore[func-returns-value]
+    clock = Clock()
+    made = Contacts(
+        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
+        listed=dict, changed=lambda: None, down=Limit(clock),
+    )  # fmt: skip
+    others = [PeerInfo(PeerId(f"{n:032x}"), f"p{n}", "10.0.0.1", 1 + n) for n in range(1000)]
+    heard: list[object] = []
+    for other in others:
+        made.reach(other).addBoth(heard.append)
+    for other in [] if leaving else others[DIALS:]:
+        conversation: Any = _Here(other)
+        made.introduced(conversation)
+    if leaving:
+        ensureDeferred(made.stop(1.0))
+    for each in dials[:DIALS]:
+        each.errback(Failure(Refused()))
+    for _ in range(1000):
+        clock.advance(0)
+    assert len(heard) == len(others)
+    assert len(dials) == DIALS
+    made.reach(OTHER).addErrback(lambda _: None)
+    assert len(dials) == DIALS + (not leaving)
