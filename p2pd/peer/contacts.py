@@ -73,7 +73,7 @@ class Contacts(protocol.Factory):
         self._visits: dict[Conversation, Visit] = {}
         self._by_peer: dict[PeerId, list[Conversation]] = {}
         self._dialling: dict[PeerId, list[Deferred[Conversation]]] = {}
-        self._slots = DeferredSemaphore(DIALS)
+        self._fresh_dials = DeferredSemaphore(DIALS)
         self._dials = DeferredSemaphore(MOST_DIALS)
         self._emptied: list[Deferred[None]] = []
         self._stopped = False
@@ -194,14 +194,14 @@ class Contacts(protocol.Factory):
     async def _turn(self) -> Callable[[], None]:
         """Waits while many are being dialled; gives what is to be called when this one is through."""
         await self._dials.acquire()
-        await self._slots.acquire()
-        slow = self._reactor.callLater(SLOW_DIAL, self._slots.release)
+        await self._fresh_dials.acquire()
+        slow = self._reactor.callLater(SLOW_DIAL, self._fresh_dials.release)
 
         def free() -> None:
             self._dials.release()
             if slow.active():
                 slow.cancel()
-                self._slots.release()
+                self._fresh_dials.release()
 
         def through() -> None:
             # Not at once: the next may be through as soon as it is let in, and so may a thousand.
@@ -215,9 +215,9 @@ class Contacts(protocol.Factory):
             known = self.with_peer(peer.id)
             if known is not None:
                 return known  # it called meanwhile
-            conversation = Conversation(self, dialled=True)
             if self._stopped:
                 raise UnreachableError("this peer is leaving")
+            conversation = Conversation(self, dialled=True)
             try:
                 await dial(self._reactor, peer.host, peer.port, conversation)
             except (ConnectError, OSError, ValueError) as error:

@@ -161,3 +161,12 @@ def test_nobody_is_dialled_once_it_is_over(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(many, "reach", reach)
     many.asking.sweep(0.0)
     assert len(dialled) == 1
+
+
+def test_not_everybody_calls_the_same_one_first() -> None:
+    orders = set()
+    for _ in range(3):
+        many = Many(40)
+        many.sweep(0.0)
+        orders.add(tuple(many.dialled))
+    assert len(orders) > 1

@@ -29,6 +29,17 @@ class _NoServing:
         return {}
 
 
+def _contacts(clock: Clock, *listed: PeerInfo) -> Contacts:
+    return Contacts(
+        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
+        listed=lambda: {each.id: each for each in listed}, changed=lambda: None, down=Limit(clock),
+    )  # fmt: skip
+
+
+def _others(count: int) -> list[PeerInfo]:
+    return [PeerInfo(PeerId(f"{n:032x}"), f"p{n}", "10.0.0.1", n) for n in range(count)]
+
+
 def test_everybody_who_waits_for_a_dial_hears_that_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     dials: list[Deferred[Any]] = []
 
@@ -37,10 +48,7 @@ def test_everybody_who_waits_for_a_dial_hears_that_it_failed(monkeypatch: pytest
         return dials[-1]
 
     monkeypatch.setattr(module, "dial", dial)
-    made = Contacts(
-        Clock(), maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
-        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(Clock()),
-    )  # fmt: skip
+    made = _contacts(Clock(), OTHER)
     heard: list[Any] = []
     for _ in range(3):
         made.reach(OTHER).addBoth(heard.append)
@@ -66,10 +74,7 @@ def test_why_a_dial_failed_is_said_in_words(
     monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:  # fmt: skip
     monkeypatch.setattr(module, "dial", lambda *_: fail(error))
-    made = Contacts(
-        Clock(), maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
-        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(Clock()),
-    )  # fmt: skip
+    made = _contacts(Clock(), OTHER)
     heard: list[str] = []
     made.reach(OTHER).addErrback(lambda failure: heard.append(failure.getErrorMessage()))
     (text,) = heard
@@ -104,12 +109,8 @@ def test_many_who_do_not_answer_hold_up_the_others_for_a_moment_only(monkeypatch
     dialled: dict[int, Deferred[Any]] = {}
     monkeypatch.setattr(module, "dial", lambda reactor, host, port, *_: dialled.setdefault(port, Deferred()))
     clock = Clock()
-    made = Contacts(
-        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
-        listed=dict, changed=lambda: None, down=Limit(clock),
-    )  # fmt: skip
-    for number in range(MOST_DIALS + DIALS):
-        peer = PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number)
+    made = _contacts(clock)
+    for peer in _others(MOST_DIALS + DIALS):
         made.reach(peer).addErrback(lambda _: None)
     assert list(dialled) == list(range(DIALS))
     clock.advance(SLOW_DIAL)
@@ -129,12 +130,8 @@ def test_one_that_fails_soon_and_late_counts_once(monkeypatch: pytest.MonkeyPatc
     dials: list[Deferred[Any]] = []
     monkeypatch.setattr(module, "dial", lambda *_: dials.append(Deferred()) or dials[-1])  # type: ignore[func-returns-value]
     clock = Clock()
-    made = Contacts(
-        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
-        listed=dict, changed=lambda: None, down=Limit(clock),
-    )  # fmt: skip
-    for number in range(4 * DIALS):
-        peer = PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number)
+    made = _contacts(clock)
+    for peer in _others(4 * DIALS):
         made.reach(peer).addErrback(lambda _: None)
     clock.advance(SLOW_DIAL)
     assert len(dials) == 2 * DIALS
@@ -151,12 +148,8 @@ def test_who_calls_while_others_are_dialled_is_not_dialled(monkeypatch: pytest.M
     dials: list[Deferred[Any]] = []
     monkeypatch.setattr(module, "dial", lambda *_: dials.append(Deferred()) or dials[-1])  # type: ignore[func-returns-value]
     clock = Clock()
-    made = Contacts(
-        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
-        listed=lambda: {OTHER.id: OTHER}, changed=lambda: None, down=Limit(clock),
-    )  # fmt: skip
-    for number in range(DIALS):
-        peer = PeerInfo(PeerId(f"{number:032x}"), f"dead{number}", "10.0.0.1", number)
+    made = _contacts(clock, OTHER)
+    for peer in _others(DIALS):
         made.reach(peer).addErrback(lambda _: None)
     reached: list[object] = []
     made.reach(OTHER).addCallback(reached.append)
@@ -176,11 +169,8 @@ def test_a_thousand_who_called_meanwhile_are_all_reached(
     dials: list[Deferred[Any]] = []
     monkeypatch.setattr(module, "dial", lambda *_: dials.append(Deferred()) or dials[-1])  # type: ignore[func-returns-value]
     clock = Clock()
-    made = Contacts(
-        clock, maximum=5, hello=lambda: m.Hello(1, 0, "a" * 32, "me", 7001), serve=lambda _: _NoServing(),  # type: ignore[arg-type,return-value]
-        listed=dict, changed=lambda: None, down=Limit(clock),
-    )  # fmt: skip
-    others = [PeerInfo(PeerId(f"{n:032x}"), f"p{n}", "10.0.0.1", 1 + n) for n in range(1000)]
+    made = _contacts(clock)
+    others = _others(1000)
     heard: list[object] = []
     for other in others:
         made.reach(other).addBoth(heard.append)
