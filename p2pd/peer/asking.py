@@ -257,6 +257,9 @@ class Asking:
             asked.source = other.fetching
             asked.number = other.fetching.ask(self._name, self, asked.piece_size)
         elif asked is not None:
-            self._offers.unreachable(asked.info.id)
+            if asked.answered or asked.failures:
+                self._offers.unreachable(asked.info.id)
+            else:
+                asked.failures += 1  # something else ended it: that is no answer, so he is dialled once more
             asked.again_at = self._contacts.now() + FIRST_PAUSE * random.uniform(0.2, 0.6)
         self._left(source)

@@ -56,9 +56,10 @@ class Many:
         }
         self.useless: list[Other] = []
         self.dialled: list[PeerId] = []
+        self.offers = Offers(0.0)
         self.left: list[Other] = []
         self.asking = Asking(
-            "f", self, Offers(0.0),  # type: ignore[arg-type]
+            "f", self, self.offers,  # type: ignore[arg-type]
             allowed=lambda info: True, offered=lambda *args: None, left=self.left.append,  # type: ignore[arg-type]
             answered=lambda: None, useless=lambda now: self.useless,  # type: ignore[arg-type,return-value]
             neighbours=Neighbours("x"),
@@ -170,3 +171,20 @@ def test_not_everybody_calls_the_same_one_first() -> None:
         many.sweep(0.0)
         orders.add(tuple(many.dialled))
     assert len(orders) > 1
+
+
+def test_who_is_lost_before_he_answers_is_dialled_once_more_before_that_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = Many(1)
+    monkeypatch.setattr(many, "with_peer", lambda peer: None)
+    (other,) = many.others.values()
+    offers = many.offers
+    offers.roster_known = True
+    many.asking.sweep(0.0)
+    many.asking.lost(other)  # type: ignore[arg-type]
+    assert not offers.closed(0.1)
+    many.asking.sweep(1.0)
+    assert other.asked == 2
+    many.asking.lost(other)  # type: ignore[arg-type]
+    assert offers.closed(1.0)
