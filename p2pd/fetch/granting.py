@@ -21,6 +21,7 @@ from typing import Protocol
 
 from p2pd.fetch import runs
 from p2pd.fetch.clients import Client, ClientKey, FileKey, Open, Stock
+from p2pd.fetch.outflow import Outflow
 from p2pd.fetch.picker import Run, around
 from p2pd.fetch.rarity import Rarity
 from p2pd.pieces import Bitfield, highest, lowest, run_mask
@@ -33,8 +34,6 @@ ALONE_RUN = 0.1
 """Where nobody else wants any, somebody is expected to use a grant for what goes out in so many seconds."""
 FIRST_RUN = 128 * 1024
 """Bytes for which he is expected to use it before our rate is known."""
-WINDOW = 0.1
-"""Seconds over which what goes out is measured, shorter pauses included: others may wait for a processor."""
 LEAST = 4
 """Grants open at once before our rate is known."""
 MOST_EACH = 2
@@ -64,9 +63,6 @@ DAWDLES = 1.0
 DECLINES = 4
 """Nor do the unused grants of one that took longer than this to use its last one, or declined more than so
 many, one after the other."""
-REMEMBERED = 10.0
-"""Seconds in which the highest rate that was seen counts half: those who do not read make our rate
-small, and are not to look fast beside it."""
 
 
 class Driver(Protocol):
@@ -90,12 +86,7 @@ class Granting:
         self._waiting: deque[Open] = deque()  # named, and not yet being sent
         self._sending: set[Open] = set()
         self._next = 1
-        self.rate = 0.0
-        """Bytes per second, smoothed, of all that goes out."""
-        self._best = 0.0
-        self._window = 0
-        self._window_start = 0.0
-        self._last = 0.0  # when something went out last
+        self.outflow = Outflow()
         self._turnaround = 0.0
         self._base_delay = 0.0
 
@@ -255,14 +246,7 @@ class Granting:
 
     def sent(self, count: int, now: float) -> None:
         """``count`` bytes went out."""
-        self._window += count
-        self._last = now
-        span = now - self._window_start
-        if span >= WINDOW:
-            sample = self._window / span
-            self.rate += (sample - self.rate) * (0.3 if self.rate and span < 1.0 else 1.0)
-            self._best = max(self.rate, self._best * 0.5 ** (span / REMEMBERED))
-            self._window, self._window_start = 0, now
+        self.outflow.sent(count, now)
 
     def finished(self, grant: int, now: float) -> None:
         """All that was named by the grant went out."""
@@ -359,11 +343,11 @@ class Granting:
         return client.file.complete or bool(client.lacks_first)
 
     def _slow(self, client: Client) -> bool:
-        return client.stuck or (bool(client.rate) and client.rate * SLOW < self._best)
+        return client.stuck or (bool(client.rate) and client.rate * SLOW < self.outflow.best)
 
     def _hangs(self, opened: Open, now: float) -> bool:
         took = now - opened.began if opened.began is not None else 0.0
-        return took > STUCK and (not self._best or took * self._best >= opened.bytes * SLOW)
+        return took > STUCK and (not self.outflow.best or took * self.outflow.best >= opened.bytes * SLOW)
 
     def _room(self, wanting: list[Client], now: float) -> bool:
         """True where more is to be granted, lest the link idle."""
@@ -380,7 +364,7 @@ class Granting:
     def _goal(self, wanting: list[Client]) -> float:
         """Bytes to have granted."""
         naming = any(client.file.complete and not client.quiet for client in wanting)
-        rate, beyond = (self.rate, AHEAD) if naming else (self._best, AHEAD_OF_CHOOSERS)
+        rate, beyond = (self.outflow.rate, AHEAD) if naming else (self.outflow.best, AHEAD_OF_CHOOSERS)
         return rate * (self._turnaround + BASE_DELAYS * self._base_delay + beyond)
 
     def _takes(self, opened: Open, length: int) -> None:
@@ -394,7 +378,7 @@ class Granting:
         run: Run | None = None
         if alone and not (client.once or client.quiet):
             limit = max(GRANT_BYTES, stock.piece_size)
-            expected = min(limit, max(int(self.rate * ALONE_RUN) or FIRST_RUN, stock.piece_size))
+            expected = min(limit, max(int(self.outflow.rate * ALONE_RUN) or FIRST_RUN, stock.piece_size))
         else:
             names = self._names(client)
             pieces = max(1, self._run_bytes(client, wanting, names) // stock.piece_size)
@@ -418,12 +402,12 @@ class Granting:
         """Bytes of a grant to one of several; 0: a piece."""
         stock = client.file
         first_rounds = min(FIRST_ROUNDS * len(wanting), stock.count // 2)
-        if not self.rate or (stock.complete and stock.handed_out < first_rounds):
+        if not self.outflow.rate or (stock.complete and stock.handed_out < first_rounds):
             return 0
         if not names:
-            return runs.of_swarm(self.rate, stock.count * stock.piece_size)
+            return runs.of_swarm(self.outflow.rate, stock.count * stock.piece_size)
         # From far away more has to be granted: nobody has more than so many open.
-        return max(runs.to_name(self.rate), int(self._goal(wanting) / (MOST_EACH * len(wanting))))
+        return max(runs.to_name(self.outflow.rate), int(self._goal(wanting) / (MOST_EACH * len(wanting))))
 
     def _choose(self, client: Client, pieces: int) -> Run:
         stock = client.file
@@ -448,8 +432,8 @@ class Granting:
             if not alone and busy >= SLOTS:
                 return
             opened = self._waiting.popleft()
-            if not self._sending and now - self._last > max(WINDOW, 2 * self._turnaround):
-                self._window, self._window_start = 0, now  # nobody wanted anything: that does not count
+            if not self._sending:
+                self.outflow.resumes(now, 2 * self._turnaround)  # nobody wanted anything: that does not count
             opened.began = now
             self._sending.add(opened)
             self._driver.send(opened.client.key, opened.grant)

@@ -341,7 +341,7 @@ class Serving:
 
     def _bytes_in(self, seconds: float) -> int:
         """Bytes that go out to all in that time; no more than go to this one in :data:`LONGEST_FRAME`."""
-        rate = max(self._rate, self._shop.granting.rate)
+        rate = max(self._rate, self._shop.granting.outflow.rate)
         return int(min(rate * seconds, self._rate * LONGEST_FRAME))
 
     def _range_sent(self, asked: Range) -> None:

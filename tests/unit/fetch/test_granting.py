@@ -319,7 +319,7 @@ def test_far_away_the_pause_until_a_grant_is_used_counts_too() -> None:
         for one in list(world.open.values())[:LEAST]:
             world.use(one)
             world.finish(one)
-    assert world.granting.rate > LEAST * PIECE / 0.3 / 2
+    assert world.granting.outflow.rate > LEAST * PIECE / 0.3 / 2
 
 
 def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() -> None:
@@ -333,21 +333,21 @@ def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() ->
         world.finish(one)
         sent += len(one.used or ())
         world.now += 0.01
-    assert world.granting.rate == pytest.approx(sent * PIECE, rel=0.5)
+    assert world.granting.outflow.rate == pytest.approx(sent * PIECE, rel=0.5)
     assert max(len(one.run or ()) for one in world.open.values()) > 1
     # Nobody wanted anything for a while: that is no rate.
-    before = world.granting.rate
+    before = world.granting.outflow.rate
     world.now += 10
     one = next(iter(world.open.values()))
     world.use(one)
     world.finish(one)
-    assert world.granting.rate == before
+    assert world.granting.outflow.rate == before
 
 
 def test_what_went_out_once_goes_out_again_with_its_neighbours() -> None:
     world = World(64)
     world.company("ab", 1)
-    world.granting.rate = 4 * PIECE / NAMED_RUN
+    world.granting.outflow.rate = 4 * PIECE / NAMED_RUN
     # The whole file went to others once; of each group of four the second piece twice.
     world.has("gone", *range(64))
     world.has("also gone", *range(1, 64, 4))
@@ -460,7 +460,7 @@ def test_not_all_who_send_begin_with_the_same_one() -> None:
 def test_each_gets_a_piece_of_a_complete_holder_at_first_whatever_the_rate_looks_like() -> None:
     world = World(4000)
     world.company("abcd", 3)
-    world.granting.rate = 1e9
+    world.granting.outflow.rate = 1e9
     lengths: list[int] = []
     while len(lengths) < 40:
         one = next(iter(world.open.values()))

@@ -147,7 +147,7 @@ def test_only_our_own_limits_are_no_silence_of_the_other_side() -> None:
 def test_no_frame_takes_long_whoever_it_goes_to(
     sharing: Quiet, all_get: float, he_gets: float, frame: float
 ) -> None:
-    sharing.granting.rate, sharing.conversation.serving._rate = all_get, he_gets
+    sharing.granting.outflow.rate, sharing.conversation.serving._rate = all_get, he_gets
     least = serving_module.LEAST_FRAME
     assert sharing.conversation.serving._frame_length() == max(least, frame // least * least)
 
@@ -171,7 +171,7 @@ def test_what_may_wait_in_the_kernel_is_by_what_goes_out_and_to_how_many(
     sharing.say(encode(m.Want(FILE, 1)))
     for _ in range(others):
         sharing.granting.want(Somebody(), FILE, 1, sharing.now())
-    sharing.granting.rate, sharing.conversation.serving._rate = all_get, he_gets
+    sharing.granting.outflow.rate, sharing.conversation.serving._rate = all_get, he_gets
     sharing.say(encode(m.Get(1, 0, PIECE)))
     made = sharing.conversation.serving.next_slice()
     assert made is not None
