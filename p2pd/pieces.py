@@ -42,6 +42,11 @@ def piece_length(index: int, size: int, piece_size: int) -> int:
     return min(piece_size, size - index * piece_size)
 
 
+def range_length(first: int, end: int, size: int, piece_size: int) -> int:
+    """Bytes of the pieces [first, end)."""
+    return min(end * piece_size, size) - first * piece_size
+
+
 def share_bounds(rank: int, holders: int, count: int) -> tuple[int, int]:
     """The half-open run of pieces that holder ``rank`` of ``holders`` streams first.
 
@@ -83,6 +88,13 @@ def highest(mask: int) -> int:
 def run_mask(first: int, end: int) -> int:
     """The pieces [first, end) as such a number."""
     return (1 << end) - (1 << first)
+
+
+def mask_length(mask: int, size: int, piece_size: int) -> int:
+    """Bytes of the pieces of such a number."""
+    last = piece_count(size, piece_size) - 1
+    spared = piece_size - piece_length(last, size, piece_size) if mask and mask >> last else 0
+    return mask.bit_count() * piece_size - spared
 
 
 class Bitfield:

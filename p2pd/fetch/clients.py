@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 import attrs
 
@@ -12,6 +12,8 @@ from p2pd.pieces import Bitfield
 
 ClientKey = Hashable
 FileKey = Hashable
+BASE_DELAY_RISE = 0.001
+"""By this part the base delay comes nearer to the newest one with each grant that is used."""
 
 
 @attrs.define(eq=False)
@@ -27,6 +29,7 @@ class Open:
     """Bytes at most that the downloader chooses by it, where several want some; else 0."""
     run: Run | None = None  # named by us, or by them
     ours: bool = False  # named by us
+    needed: bool = True  # lest our link idle
     used: bool = False
     began: float | None = None
     """When sending began."""
@@ -57,6 +60,8 @@ class Client:
     """Pieces that it declined: it has them, or asked somebody else."""
     quiet: bool = False
     """It had nothing to ask for: not before something changed."""
+    later: bool = False
+    """Enough is on its way to it: until the next `want` it gets what we would send to nobody else."""
     open: dict[int, Open] = attrs.Factory(dict)
     rate: float = 0.0
     stuck: bool = False
@@ -66,6 +71,11 @@ class Client:
     declines: int = 0
     base_delay: float | None = None
     """The shortest time in which it used a grant, of late."""
+
+    def used_after(self, seconds: float) -> None:
+        """It used a grant after so long."""
+        base = seconds if self.base_delay is None else self.base_delay
+        self.base_delay = min(seconds, base + (seconds - base) * BASE_DELAY_RISE)
 
     @property
     def lacks(self) -> int:
@@ -108,3 +118,11 @@ class Stock:
     def complete(self) -> bool:
         """True where all of it is here."""
         return self.held is None or self.held.complete
+
+
+def usual_delay(clients: Iterable[Client]) -> float:
+    """Seconds: the median of the base delays of those who want some; one of them says nothing of all."""
+    delays = sorted(
+        each.base_delay for each in clients if each.base_delay is not None and (each.want or each.open)
+    )
+    return delays[len(delays) // 2] if delays else 0.0

@@ -20,7 +20,7 @@ from collections import deque
 from typing import Protocol
 
 from p2pd.fetch import runs
-from p2pd.fetch.clients import Client, ClientKey, FileKey, Open, Stock
+from p2pd.fetch.clients import Client, ClientKey, FileKey, Open, Stock, usual_delay
 from p2pd.fetch.outflow import Outflow
 from p2pd.fetch.picker import Run, around
 from p2pd.fetch.rarity import Rarity
@@ -42,13 +42,18 @@ FIRST_ROUNDS = 2
 """So often each gets one piece at a time of a complete holder: the sooner he has something to pass on. What
 goes into a queue at first looks like a rate, too."""
 SLOTS = 4
-"""Ranges sent at once to different downloaders."""
+"""Ranges sent at once to different downloaders;"""
+SLOTS_LONG = 3
+MOST_EACH_LONG = 1
+"""fewer of long pieces, and one to each: the sooner the first are passed on. Nor are more granted;"""
+FILLED = 0.6
+"""but twice as many where they take less than this part of our highest rate."""
+LONG_PIECE = 1024 * 1024
+"""So long a piece is before our rate is known."""
 AHEAD = 0.02
 """Seconds of sending that are granted beyond the time in which a grant is used,"""
 BASE_DELAYS = 2.0
 """and so many base delays, the shortest such time: the rate is at most what was granted, and is to grow."""
-BASE_DELAY_RISE = 0.001
-"""By this part the base delay comes nearer to the newest one with each grant that is used."""
 AHEAD_OF_CHOOSERS = 0.1
 """Where they choose the pieces themselves it is this, of the highest rate seen: that binds no piece."""
 LEAST_BURDEN = 2
@@ -68,8 +73,10 @@ many, one after the other."""
 class Driver(Protocol):
     """What :class:`Granting` says, to be carried out at once or soon, never to call back within."""
 
-    def grant(self, client: ClientKey, file: FileKey, grant: int, limit: int, run: Run | None) -> None:
-        """A slot of up to ``limit`` bytes; ``run``: only for these pieces."""
+    def grant(
+        self, client: ClientKey, file: FileKey, grant: int, limit: int, run: Run | None, *, needed: bool
+    ) -> None:
+        """A slot of up to ``limit`` bytes; ``run``: only for these pieces; ``needed``: not to be put off."""
 
     def send(self, client: ClientKey, grant: int) -> None:
         """Send what was named by this grant."""
@@ -89,6 +96,8 @@ class Granting:
         self.outflow = Outflow()
         self._turnaround = 0.0
         self._base_delay = 0.0
+        self._long = False  # the pieces are, see _pieces_are_long
+        self._idle = True  # unless more is granted our link idles
 
     @property
     def downloaders(self) -> int:
@@ -141,7 +150,7 @@ class Granting:
             one = self._newcomer(client, stock)
         one.place = place if 0 <= place < max(stock.count, 1) else 0
         stock.once += once - one.once
-        one.want, one.once, one.quiet, one.refused = count, once, quiet, 0
+        one.want, one.once, one.quiet, one.refused, one.later = count, once, quiet, 0, False
         # What was sent, and not announced, may not have done.
         one.given = 0
         for opened in one.open.values():
@@ -184,23 +193,22 @@ class Granting:
         self._takes(opened, length)
         took = min(now - opened.at, DAWDLES)
         self._turnaround += (took - self._turnaround) * 0.2
-        base = took if client.base_delay is None else client.base_delay
-        client.base_delay = min(took, base + (took - base) * BASE_DELAY_RISE)
-        # The median: one who is near says nothing of the others.
-        delays = sorted(
-            each.base_delay for each in self._clients()
-            if each.base_delay is not None and (each.want or each.open)
-        )  # fmt: skip
-        self._base_delay = delays[len(delays) // 2] if delays else 0.0
+        client.used_after(took)
+        self._base_delay = usual_delay(self._clients())
         self._waiting.append(opened)
         self._go_on(now)
 
-    def declined(self, grant: int, now: float) -> None:
-        """It has nothing to ask for by this grant."""
+    def declined(self, grant: int, now: float, *, later: bool = False) -> None:
+        """It has nothing to ask for by this grant; ``later``: because enough is on its way to it."""
         opened = self._open.get(grant)
         if opened is None or opened.used:
             return
         client = opened.client
+        if later and not opened.needed:
+            client.later = True
+            self._close(opened)
+            self._go_on(now)
+            return
         client.declines += 1
         client.dawdles |= client.declines > DECLINES
         if opened.ours and opened.run is not None:
@@ -310,6 +318,7 @@ class Granting:
         alone = all(client.key == wanting[0].key for client in wanting)
         self._send_next(alone, now)
         # This is done with each message that comes, mostly for nothing: what costs little comes first.
+        self._long = not alone and self._pieces_are_long(wanting)
         while alone or self._room(wanting, now):
             could = [client for client in wanting if self._may(client, alone)]
             if not could:
@@ -328,7 +337,9 @@ class Granting:
 
     def _may(self, client: Client, alone: bool) -> bool:
         count = len(client.open)
-        if count >= client.want or count >= (ALONE if alone else MOST_EACH):
+        if count >= client.want or count >= (ALONE if alone else MOST_EACH_LONG if self._long else MOST_EACH):
+            return False
+        if client.later and not self._names(client) and not alone and not self._idle:
             return False
         if not alone and count and self._slow(client):
             return False
@@ -359,7 +370,26 @@ class Granting:
             if (opened.used or not client.dawdles) and not self._slow(client):
                 count += 1
                 ahead += opened.bytes
+        self._idle = not (self._long and ahead) or ahead < self._lead()
+        if self._long:
+            return count < self._slots() or self._idle
         return count < LEAST or ahead < self._goal(wanting)
+
+    def _slots(self) -> int:
+        """Ranges that are sent at once."""
+        if not self._long:
+            return SLOTS
+        slow = self.outflow.rate < self.outflow.best * FILLED
+        return 2 * SLOTS_LONG if slow else SLOTS_LONG
+
+    def _lead(self) -> float:
+        """Bytes that go out until a grant is used."""
+        return self.outflow.rate * (self._turnaround + BASE_DELAYS * self._base_delay + AHEAD)
+
+    def _pieces_are_long(self, wanting: list[Client]) -> bool:
+        """True where the link does not idle though only one piece is granted ahead."""
+        lead = self._lead() or LONG_PIECE
+        return all(client.file.piece_size > lead for client in wanting)
 
     def _goal(self, wanting: list[Client]) -> float:
         """Bytes to have granted."""
@@ -387,7 +417,8 @@ class Granting:
             if names:
                 run = self._choose(client, pieces)
         choice = 0 if alone or run is not None else limit
-        opened = Open(grant, client, expected, now, choice, run, run is not None)
+        needed = alone or self._idle or run is not None
+        opened = Open(grant, client, expected, now, choice, run, run is not None, needed)
         if run is not None:
             stock.counts.add(run.mask)
             client.given |= run.mask
@@ -396,7 +427,7 @@ class Granting:
             opened.bytes = limit = len(run) * stock.piece_size
         client.served += opened.bytes
         client.open[grant] = self._open[grant] = opened
-        self._driver.grant(client.key, stock.key, grant, limit, run)
+        self._driver.grant(client.key, stock.key, grant, limit, run, needed=needed)
 
     def _run_bytes(self, client: Client, wanting: list[Client], names: bool) -> int:
         """Bytes of a grant to one of several; 0: a piece."""
@@ -429,7 +460,7 @@ class Granting:
             opened.client.stuck |= self._hangs(opened, now)
         while self._waiting:
             busy = sum(1 for opened in self._sending if not self._slow(opened.client))
-            if not alone and busy >= SLOTS:
+            if not alone and busy >= self._slots():
                 return
             opened = self._waiting.popleft()
             if not self._sending:

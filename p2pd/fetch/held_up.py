@@ -23,7 +23,7 @@ import attrs
 
 from p2pd.fetch.probing import OwnLink, Probe
 from p2pd.fetch.transfer import Transfer
-from p2pd.pieces import piece_length
+from p2pd.pieces import mask_length
 from p2pd.status import Bound, Cause, HeldUp
 
 MOMENT = 0.2
@@ -154,13 +154,7 @@ class Swarm:
         return Bound(down, owner, everybody, took, len(self._before) + 1)
 
     def _bytes(self, mask: int) -> int:
-        if not mask:
-            return 0
-        last = self._transfer.held.count - 1
-        whole = mask.bit_count() * self._piece_size
-        if mask >> last & 1:
-            whole -= self._piece_size - piece_length(last, self._size, self._piece_size)
-        return whole
+        return mask_length(mask, self._size, self._piece_size)
 
 
 class Account:

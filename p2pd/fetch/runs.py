@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from p2pd.fetch.sources import Source
 from p2pd.pieces import Bitfield
@@ -63,6 +63,14 @@ def length(source: Source, swarm: Iterable[Source], size: int) -> int:
     alone = int(source.rate * RUN_SECONDS) or FIRST_RUN
     together = sum(each.rate for each in swarm)
     return max(alone, of_swarm(together, size)) if together else alone
+
+
+def chosen(
+    source: Source, sources: Collection[Source], held: Bitfield, size: int, *, missing: int, swarm: bool
+) -> int:
+    """Bytes to choose of ``source``, one of ``sources``, while ``missing`` bytes are asked of nobody yet."""
+    wanted = length(source, sources if swarm and begun(held) else (), size)
+    return min(wanted, missing // (2 * len(sources))) if len(sources) > 1 else wanted
 
 
 def named(source: Source) -> int:

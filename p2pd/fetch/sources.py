@@ -6,6 +6,8 @@ import attrs
 
 from p2pd.fetch.picker import Run, SourceKey
 
+MOST_GETS = 6
+"""Grants of one source that are used at once, though it gives more: each may hold memory."""
 FORGIVEN = 2
 """Times that a source may fail a request, one after the other, before it rests."""
 REST = 1.0
@@ -53,10 +55,16 @@ class Source:
     writing: int = 0  # right pieces of its that are not yet written
     spurned: int = 0
     """Pieces for which it gave grants that were declined: it gives none before it is told `want` again."""
+    put_off: bool = False  # a grant of its was put off: it is to be told `want` again
     resting: bool = False  # it failed too often: asked for nothing for a while
     aside: bool = False  # asked for nothing for a moment, to see what the others do then
     _window: int = 0
     _window_start: float = 0.0
+
+    @property
+    def full(self) -> bool:
+        """True where no more may be asked of it at once."""
+        return len(self.gets) >= (1 if self.careful else MOST_GETS)
 
     def useless(self, now: float) -> bool:
         """True where it had nothing new for long, and nothing is asked of it."""

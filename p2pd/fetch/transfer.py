@@ -14,17 +14,16 @@ from typing import Protocol
 
 from p2pd.fetch import runs
 from p2pd.fetch.endgame import Asked, slower
+from p2pd.fetch.enough import Enough
 from p2pd.fetch.picker import Picker, Run, SourceKey
 from p2pd.fetch.sources import Failures, Get, Source
-from p2pd.pieces import Bitfield, piece_length, run_mask
+from p2pd.pieces import Bitfield, mask_length, piece_length, range_length, run_mask
 
 TICK = 0.25
 STALL = 5.0
 """A source that was given a request and sends nothing for this long loses it."""
 GRANTS = 3
 """Grants kept open at a source: one being served, one named behind it, one on its way."""
-MOST_GETS = 2 * GRANTS
-"""Grants of one source that are used at once, though it gives more: each may hold memory."""
 LONG_PIECE = 1024 * 1024
 """Of a source whose rate is not known longer pieces are asked for one at a time."""
 MAX_DUPLICATE = 16 * 1024 * 1024
@@ -74,6 +73,7 @@ class Transfer:
         self._news = 0.0
         """When a source that is not to be spared sent or announced something, or came."""
         self._passed_on = True
+        self._enough = Enough(seed)
 
     @property
     def held(self) -> Bitfield:
@@ -93,12 +93,7 @@ class Transfer:
     @property
     def bytes_held(self) -> int:
         """Verified bytes, what was here before included."""
-        held = self.held
-        total = len(held) * self._piece_size
-        last = held.count - 1
-        if last in held:
-            total -= self._piece_size - self._length(last)
-        return total
+        return mask_length(self.held.mask, self._size, self._piece_size)
 
     def _length(self, piece: int) -> int:
         return piece_length(piece, self._size, self._piece_size)
@@ -107,12 +102,8 @@ class Transfer:
     def live(self) -> int:
         """How many sources do not hang, and have something that is not held yet."""
         missing = run_mask(0, self.held.count) & ~self.held.mask
-        return sum(
-            1
-            for source in self.sources.values()
-            if not (source.stalled or source.resting)
-            and (source.gets or not missing or self._picker.have(source.key) & missing)
-        )
+        sources = [each for each in self.sources.values() if not (each.stalled or each.resting)]
+        return sum(1 for each in sources if each.gets or not missing or self._picker.have(each.key) & missing)
 
     @property
     def picker(self) -> Picker:
@@ -193,14 +184,11 @@ class Transfer:
         source = self.sources.get(key)
         if source is None or self.done:
             return False
-        if self.paused or source.resting or source.aside:
+        if self.paused or source.resting or source.aside or source.full:
             source.idle = True
             return False
         if source.stalled:
             source.stalled = source.idle = False  # it speaks again, and its `want` still stands there
-        if (source.careful and source.gets) or len(source.gets) >= MOST_GETS:
-            source.idle = True
-            return False
         if named is None:
             run = self._picker.take(key, self._run_length(source, limit))
         else:
@@ -228,13 +216,20 @@ class Transfer:
         if not source.gets:
             source.heard = now
             source.restart_window(now)
-        length = sum(self._length(piece) for piece in (run.first, run.end - 1)[: len(run)])
-        length += max(0, len(run) - 2) * self._piece_size
+        length = range_length(run.first, run.end, self._size, self._piece_size)
         get = Get(grant, run, length, length, set(range(run.first, run.end)), duplicate, now)
         source.gets[grant] = get
         self._asked.add(source, get)
         self._driver.get(key, grant, run, duplicate)
         return True
+
+    def puts_off(self, key: SourceKey, now: float) -> bool:
+        """True where a grant that it need not give waits for the next `want`: enough is on its way."""
+        source = self.sources.get(key)
+        if source is None or not self._usable(source) or not self._picker.could_help(key):
+            return False
+        source.put_off = self._enough.reached(self.sources.values(), now)
+        return source.put_off
 
     def progressed(self, key: SourceKey, grant: int, count: int, now: float) -> None:
         """``count`` bytes came for the grant, wanted or cancelled."""
@@ -279,7 +274,9 @@ class Transfer:
             self._wake(now)
         if not get.pending:
             del source.gets[grant]
+            self._enough.came(get, now)
             self._wake_one(source, now)
+            self._recall(now)
         if source.careful:
             source.careful = False
             self._driver.trust(key)
@@ -328,11 +325,8 @@ class Transfer:
 
     def useless(self, now: float) -> list[SourceKey]:
         """Partial sources that neither sent nor announced anything for long."""
-        return [
-            source.key
-            for source in self.sources.values()
-            if source.useless(now) and not self._picker.complete(source.key)
-        ]
+        useless = [source.key for source in self.sources.values() if source.useless(now)]
+        return [key for key in useless if not self._picker.complete(key)]
 
     def _heard_of(self, source: Source, now: float) -> None:
         source.news = now
@@ -358,7 +352,7 @@ class Transfer:
                 if not sent:
                     self._failed(source, now)
             elif (
-                not source.idle
+                not (source.idle or source.put_off)
                 and not source.gets
                 and now - source.heard > STALL
                 and self._picker.could_help(source.key)
@@ -367,6 +361,7 @@ class Transfer:
                 source.stalled = True
                 source.heard = now
                 self._want(source, self._wanted(source))
+        self._recall(now)
         self._wake(now)
 
     # Inside
@@ -389,6 +384,11 @@ class Transfer:
             self._driver.cancel(other.key, get.grant)
             self._release(other, get)
 
+    def _recall(self, now: float) -> None:
+        for source in self._enough.recalled(self.sources.values(), now):
+            if self._usable(source):
+                self._want(source, self._wanted(source))
+
     def _wanted(self, source: Source) -> int:
         """Grants to keep open: a source that has not shown its rate gets one long piece, not several."""
         return GRANTS if not source.careful and (source.rate or self._piece_size <= LONG_PIECE) else 1
@@ -403,6 +403,7 @@ class Transfer:
 
     def _want(self, source: Source, count: int) -> None:
         source.sparing, source.spurned = source.spare and self._passed_on, 0
+        source.put_off = False
         self._driver.want(source.key, count, self._picker.place(source.key), source.sparing)
 
     def _wake(self, now: float) -> None:
@@ -421,7 +422,7 @@ class Transfer:
             return
         # Of one that names pieces itself, those that were declined: something may have become of them.
         among = -1 if source.idle else source.spurned
-        if not among or len(source.gets) >= MOST_GETS or (source.careful and source.gets):
+        if not among or source.full:
             return
         if not source.idle and not self._picker.missing:
             among &= self._asked.long_ago(now)
@@ -436,10 +437,9 @@ class Transfer:
 
     def _run_length(self, source: Source, limit: int) -> int:
         """How many pieces to ask for at once."""
-        swarm = self._picker.swarm and runs.begun(self.held)
-        wanted = runs.length(source, self.sources.values() if swarm else (), self._size)
-        if len(self.sources) > 1:
-            wanted = min(wanted, self._picker.missing * self._piece_size // (2 * len(self.sources)))
+        among, swarm = self.sources.values(), self._picker.swarm
+        missing = self._picker.missing * self._piece_size
+        wanted = runs.chosen(source, among, self.held, self._size, missing=missing, swarm=swarm)
         return self._pieces(source, wanted, limit)
 
     def _pieces(self, source: Source, wanted: int, limit: int) -> int:

@@ -47,6 +47,9 @@ class Taker(Protocol):
         False: he wants none, for a grant of any pieces until he says `want` again.
         """
 
+    def puts_off(self, source: Fetching) -> bool:
+        """True where a grant that it need not give is not used: enough is on its way."""
+
     def has(self, source: Fetching, mask: int) -> None:
         """It announces pieces, see :func:`p2pd.pieces.mask_of`. IndexError for one out of range."""
 
@@ -368,6 +371,9 @@ class Fetching:
             raise ProtocolError(f"grant: count: no file has more than {MAX_PIECES}")
         named = Run(grant.first, grant.first + grant.count) if grant.count else None
         takers = self._takers.get(FileId(grant.file), {})
+        if not grant.needed and takers and all(taker.puts_off(self) for taker in takers):
+            self.link.send(m.Decline(grant.grant, True))
+            return
         for taker in [taker for taker, count in takers.items() if count or named is not None]:
             if taker.granted(self, grant.grant, grant.bytes, named):
                 # The next one is somebody else's turn.

@@ -211,6 +211,10 @@ class Intake:
         key = id(source)
         return key in self._reached and self.transfer.granted(key, grant, limit, self._now(), named)
 
+    def puts_off(self, source: Fetching) -> bool:
+        """Part of :class:`~p2pd.peer.fetching.Taker`."""
+        return id(source) in self._reached and self.transfer.puts_off(id(source), self._now())
+
     def has(self, source: Fetching, mask: int) -> None:
         """Part of :class:`~p2pd.peer.fetching.Taker`."""
         self.transfer.source_has(id(source), mask, self._now())

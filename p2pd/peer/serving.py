@@ -68,9 +68,9 @@ class Shop(Library, Protocol):
 class Counter:
     """Carries out what Granting says; clients are :class:`Serving`, files their ids."""
 
-    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None) -> None:
+    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None, *, needed: bool) -> None:
         """Part of :class:`~p2pd.fetch.granting.Driver`."""
-        client.granted(file, grant, limit, run)
+        client.granted(file, grant, limit, run, needed)
 
     def send(self, client: Any, grant: int) -> None:
         """Part of :class:`~p2pd.fetch.granting.Driver`."""
@@ -192,24 +192,24 @@ class Serving:
         upload.over = over
         return not over
 
-    def granted(self, file_id: FileId, grant: int, limit: int, run: Run | None) -> None:
+    def granted(self, file_id: FileId, grant: int, limit: int, run: Run | None, needed: bool) -> None:
         """Part of :class:`Counter`."""
         upload = self.uploads[file_id]
         upload.open[grant] = Given(upload, limit, run)
         self._grants[grant] = upload
         first, count = (run.first, len(run)) if run is not None else (0, 0)
         self._shop.stock.catch_up(self._link, file_id)
-        self._link.send(m.Grant(file_id, grant, limit, first, count))
+        self._link.send(m.Grant(file_id, grant, limit, first, count, needed))
 
     def _on_decline(self, decline: m.Decline) -> None:
         upload = self._grants.get(decline.grant)
         if upload is None or upload.open[decline.grant].asked is not None:
             return
-        if upload.open[decline.grant].run is None:
+        if upload.open[decline.grant].run is None and not decline.later:
             # It has nothing to ask for: until it says `want` again it gets only what we name.
             upload.declined = True
         self._finish(upload, decline.grant)
-        self._shop.granting.declined(decline.grant, self._shop.now())
+        self._shop.granting.declined(decline.grant, self._shop.now(), later=decline.later)
 
     def _finish(self, upload: Upload, grant: int) -> None:
         upload.open.pop(grant, None)

@@ -18,7 +18,7 @@ from p2pd.fetch.neighbours import Neighbours
 from p2pd.fetch.picker import Run
 from p2pd.fetch.runs import begun
 from p2pd.fetch.transfer import TICK, Transfer
-from p2pd.pieces import Bitfield, piece_count, piece_length
+from p2pd.pieces import Bitfield, piece_count, range_length
 from p2pd.simulate.network import FRAMING, LATENCY, Clock, Flow, Link
 
 FILE = "file"
@@ -253,10 +253,10 @@ class Machine:
             self._grants[grant] = (self._grants[grant][0], run)
             self.granting.named(grant, run, self._length(run), self.clock.now)
 
-    def declined(self, grant: int) -> None:
+    def declined(self, grant: int, later: bool) -> None:
         """`decline`."""
         if self._grants.pop(grant, None) is not None:
-            self.granting.declined(grant, self.clock.now)
+            self.granting.declined(grant, self.clock.now, later=later)
 
     def cancelled(self, other: Machine, grant: int) -> None:
         """`cancel`."""
@@ -275,12 +275,12 @@ class Machine:
 
     # The driver of the granting
 
-    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None) -> None:
+    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None, *, needed: bool) -> None:
         """Part of :class:`~p2pd.fetch.granting.Driver`."""
         other = self.met[client]
         self._grants[grant] = (other, Run(0, 0))
         self._catch_up(other)
-        self._say(other, other.granted, self, grant, limit, run)
+        self._say(other, other.granted, self, grant, limit, run, needed)
 
     def send(self, client: Any, grant: int) -> None:
         """Part of :class:`~p2pd.fetch.granting.Driver`."""
@@ -303,12 +303,12 @@ class Machine:
 
     # What comes
 
-    def granted(self, other: Machine, grant: int, limit: int, run: Run | None) -> None:
+    def granted(self, other: Machine, grant: int, limit: int, run: Run | None, needed: bool) -> None:
         """`grant`."""
-        if self.transfer is None or not self.transfer.granted(
-            other.number, grant, limit, self.clock.now, run
-        ):
-            self._say(other, other.declined, grant)
+        transfer, now = self.transfer, self.clock.now
+        later = not needed and transfer is not None and transfer.puts_off(other.number, now)
+        if later or transfer is None or not transfer.granted(other.number, grant, limit, now, run):
+            self._say(other, other.declined, grant, later)
 
     def ended(self, other: Machine, grant: int) -> None:
         """`cancelled`."""
@@ -361,7 +361,7 @@ class Machine:
 
     def _length(self, run: Run) -> int:
         plan = self.swarm.plan
-        return sum(piece_length(piece, plan.size, plan.piece_size) for piece in run)
+        return range_length(run.first, run.end, plan.size, plan.piece_size)
 
 
 class Swarm:

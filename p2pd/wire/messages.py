@@ -240,10 +240,10 @@ class Want(Message):
 
 @attrs.frozen
 class Grant(Message):
-    """``grant {"file": "64 hex", "grant": 12, "bytes": 16777216, "first": 0, "count": 0}``: a slot is free.
+    """``grant {"file": "64 hex", "grant": 12, "bytes": 16777216, "first": 0, "count": 0, "needed": true}``: a slot is free.
 
     Name up to ``bytes``, or decline. ``count`` other than 0: it is for so many pieces from
-    ``first`` on, and no others.
+    ``first`` on, and no others. ``needed`` false: others would take it; it may be put off.
     """
 
     VERB = "grant"
@@ -252,6 +252,7 @@ class Grant(Message):
     bytes: int = attrs.field(validator=fields.integer(1))
     first: int = attrs.field(default=0, validator=fields.integer())
     count: int = attrs.field(default=0, validator=fields.integer())
+    needed: bool = attrs.field(default=True)
 
 
 @attrs.frozen
@@ -266,10 +267,11 @@ class Get(Message):
 
 @attrs.frozen
 class Decline(Message):
-    """``decline {"grant": 12}``: nothing to ask for."""
+    """``decline {"grant": 12, "later": false}``: nothing to ask for; ``later``: not now, a `want` follows."""
 
     VERB = "decline"
     grant: int = attrs.field(validator=fields.integer())
+    later: bool = attrs.field(default=False)
 
 
 @attrs.frozen

@@ -24,6 +24,7 @@ VALUES: dict[str, Any] = {
     "listen": ["0.0.0.0", "::"], "advertise": "10.0.0.5", "cookie": "9ziS35fdRYp4", "lease": 30,
     "host": "10.0.0.5", "problem": "", "serial": 1, "page": 0, "last": True, "rows": [ROW], "joined": [ROW],
     "left": [PEER], "place": 0, "first": 2, "once": False, "others": [ROW], "pieces": "0-3,7",
+    "needed": False, "later": True,
 }  # fmt: skip
 LINES = [
     b"req bison.exe --no-wait --timeout 2.5",

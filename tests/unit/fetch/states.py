@@ -97,10 +97,12 @@ class Fetching:
         said, self.said = self.said, []
         return ", ".join(said)
 
-    def grant(self, name: str, named: str = "", limit: int = 1 << 40) -> str:
+    def grant(self, name: str, named: str = "", limit: int = 1 << 40, *, needed: bool = True) -> str:
         """The source gives a grant, for certain pieces where ``named`` names some."""
         self._number += 1
         run = run_of(named) if named else None
+        if not needed and self.transfer.puts_off(name, self.now):
+            return "later"
         used = self.transfer.granted(name, self._number, limit, self.now, run)
         assert used == ((name, self._number) in self.gets)
         return f"get {text_of(self.gets[name, self._number])}" if used else "decline"
@@ -181,7 +183,7 @@ class Serving:
 
     # The driver
 
-    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None) -> None:
+    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None, *, needed: bool) -> None:
         self.open[grant] = client, run
 
     def send(self, client: Any, grant: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pd.fetch.granting import ALONE, FIRST_ROUNDS, LEAST, MOST_EACH, SLOTS, Granting
+from p2pd.fetch.granting import ALONE, FIRST_ROUNDS, LEAST, LONG_PIECE, MOST_EACH, SLOTS, SLOTS_LONG, Granting
 from p2pd.fetch.picker import Run
 from p2pd.fetch.runs import NAMED_RUN
 from p2pd.pieces import Bitfield
@@ -23,6 +23,7 @@ class Given:
     grant: int
     limit: int
     run: Run | None
+    needed: bool
     used: Run | None = None
 
 
@@ -30,8 +31,10 @@ class World:
     """What the granting said, and what became of it."""
 
     def __init__(
-        self, count: int, held: Bitfield | None = None, first: Bitfield | None = None, seed: str = ""
+        self, count: int, held: Bitfield | None = None, first: Bitfield | None = None, seed: str = "",
+        piece: int = PIECE,
     ) -> None:  # fmt: skip
+        self.piece = piece
         self.count, self.held, self.first = count, held, first
         self.granting = Granting(self, seed)
         self.now = 0.0
@@ -40,7 +43,7 @@ class World:
         self.last = 0
 
     def want(self, client: str, count: int, *, place: int = 0, once: bool = False) -> None:
-        self.granting.offer("f", self.count, PIECE, self.held, self.first)
+        self.granting.offer("f", self.count, self.piece, self.held, self.first)
         self.granting.want(client, "f", count, self.now, place=place, once=once)
 
     def company(self, clients: str, count: int) -> None:
@@ -55,12 +58,12 @@ class World:
 
     # The driver
 
-    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None) -> None:
+    def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None, *, needed: bool) -> None:
         assert file in ("f", "g")
         assert grant > self.last, "a number is one once"
         assert limit >= PIECE
         self.last = grant
-        self.open[grant] = Given(client, grant, limit, run)
+        self.open[grant] = Given(client, grant, limit, run, needed)
 
     def send(self, client: Any, grant: int) -> None:
         one = self.open[grant]
@@ -77,18 +80,18 @@ class World:
     def use(self, one: Given, run: Run | None = None) -> None:
         one.used = run or one.run
         assert one.used is not None
-        self.granting.named(one.grant, one.used, len(one.used) * PIECE, self.now)
+        self.granting.named(one.grant, one.used, len(one.used) * self.piece, self.now)
 
     def finish(self, one: Given) -> None:
         self.sending.remove(one)
         del self.open[one.grant]
         assert one.used is not None
-        self.granting.sent(len(one.used) * PIECE, self.now)
+        self.granting.sent(len(one.used) * self.piece, self.now)
         self.granting.finished(one.grant, self.now)
 
-    def decline(self, one: Given) -> None:
+    def decline(self, one: Given, *, later: bool = False) -> None:
         del self.open[one.grant]
-        self.granting.declined(one.grant, self.now)
+        self.granting.declined(one.grant, self.now, later=later)
 
     def cancel(self, one: Given) -> None:
         del self.open[one.grant]
@@ -561,3 +564,95 @@ def test_any_order_of_events_keeps_the_rules(data: st.DataObject) -> None:
         world.granting.tick(world.now)
     assert held is not None, "a complete holder serves whoever asks"
     assert not len(held) or world.of("z")
+
+
+def long_pieces(clients: str = "abcdefgh") -> World:
+    """A partial holder of long pieces, of which all want some; nothing is open."""
+    world = World(40, Bitfield.of(40, range(20)), Bitfield(40), piece=8 * LONG_PIECE)
+    world.company(clients, 3)
+    world.want(clients[0], 3)
+    return world
+
+
+def goes_on(world: World, seconds: float, turns: int) -> None:
+    """Grants are used, and one range is through each so many seconds."""
+    for turn in range(turns):
+        for one in [one for one in world.open.values() if one.used is None]:
+            world.use(one, Run(turn % 20, turn % 20 + 1))
+        world.now += seconds
+        world.finish(world.sending[0])
+
+
+def test_few_long_pieces_go_out_at_once_and_one_to_each() -> None:
+    world = long_pieces()
+    assert len(world.open) == SLOTS_LONG
+    assert len({one.client for one in world.open.values()}) == SLOTS_LONG
+    goes_on(world, 0.1, 10)
+    assert len(world.open) == SLOTS_LONG
+    assert len(world.sending) == SLOTS_LONG - 1, "the last one is not yet used"
+
+
+def test_what_would_idle_is_needed_and_what_somebody_else_could_have_is_not() -> None:
+    world = long_pieces()
+    while world.open:
+        world.decline(next(iter(world.open.values())))
+    for client in "abcd":
+        world.want(client, 3)
+    assert [one.needed for one in world.open.values()] == [True, False, False]
+    goes_on(world, 0.1, 1)
+    assert [one.needed for one in world.open.values()] == [False] * SLOTS_LONG
+
+
+def test_short_pieces_are_always_needed_and_who_is_alone_is_never_put_off() -> None:
+    world = World(40, Bitfield.of(40, range(20)), Bitfield(40))
+    world.company("abcd", 3)
+    assert len(world.open) >= LEAST
+    assert all(one.needed for one in world.open.values())
+    world = World(40, piece=8 * LONG_PIECE)
+    world.want("a", 3)
+    assert [one.needed for one in world.open.values()] == [True] * 3
+
+
+def test_who_has_enough_is_passed_over_until_he_says_want_or_we_have_nobody_else() -> None:
+    world = long_pieces("abcd")
+    goes_on(world, 0.1, 4)
+    spare = next(one for one in world.open.values() if one.used is None)
+    busy = {one.client for one in world.sending}
+    world.decline(spare, later=True)
+    (other,) = [one for one in world.open.values() if one.used is None]
+    assert other.client not in {spare.client, *busy}
+    world.decline(other, later=True)
+    assert all(one.used for one in world.open.values()), "the two that are left have enough"
+    world.want(spare.client, 3)
+    (again,) = [one for one in world.open.values() if one.used is None]
+    assert (again.client, again.needed) == (spare.client, False)
+    world.decline(again, later=True)
+    # All others are gone: our link would idle.
+    for client in busy:
+        world.leave(client)
+    first, *more = world.open.values()
+    assert first.needed
+    assert first.client in {spare.client, other.client}
+    assert more == []
+    # He cannot put that off: to say `later` is to want none.
+    world.decline(first, later=True)
+    (last,) = world.open.values()
+    assert last.client == ({spare.client, other.client} - {first.client}).pop()
+    world.decline(last, later=True)
+    assert world.open == {}
+    world.want(spare.client, 3)
+    assert world.open
+
+
+def test_what_a_complete_holder_names_is_never_put_off() -> None:
+    world = World(40, piece=8 * LONG_PIECE)
+    world.company("abcd", 3)
+    assert [one.needed for one in world.open.values()] == [True] * SLOTS_LONG
+
+
+def test_more_go_out_at_once_where_few_do_not_fill_our_link() -> None:
+    world = long_pieces()
+    goes_on(world, 0.05, 40)
+    assert len(world.open) == SLOTS_LONG
+    goes_on(world, 0.12, 20)
+    assert SLOTS_LONG < len(world.sending) <= 2 * SLOTS_LONG

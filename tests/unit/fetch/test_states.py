@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from p2pd.fetch.enough import ENOUGH
 from p2pd.fetch.runs import LEAST_NAMED
-from p2pd.fetch.sources import FORGIVEN, REST
-from p2pd.fetch.transfer import MOST_GETS, STALL
+from p2pd.fetch.sources import FORGIVEN, MOST_GETS, REST
+from p2pd.fetch.transfer import STALL
 from tests.unit.fetch.states import PIECE, Fetching, Serving
 
 # What is asked of whom
@@ -452,3 +453,57 @@ def test_nothing_is_remembered_of_a_file_that_nobody_wants() -> None:
     owner.granting.unwanted("p3", "f", owner.now)
     with pytest.raises(KeyError):
         owner.granting.want("p3", "f", 1, owner.now)
+
+
+def test_with_enough_on_its_way_what_need_not_be_granted_is_put_off_until_something_came() -> None:
+    me = Fetching("""
+        me     ........
+        p1     ########
+        p2     ####....
+        p3     ....####
+        p4     ##.##.##
+    """)
+    names = ["p1", "p2", "p3", "p4"]
+    for name in names[:ENOUGH]:
+        assert me.grant(name, needed=False).startswith("get")
+    assert me.told() == ""
+    assert me.grant("p4", needed=False) == "later"
+    assert me.grant("p4").startswith("get"), "nobody else would get that"
+    me.sends("p4")
+    assert me.told() == "", "there is still enough on its way"
+    me.sends("p1")
+    assert me.told() == "p4 want 3"
+    assert me.grant("p4", needed=False).startswith("get")
+
+
+def test_who_was_put_off_does_not_hang_and_is_recalled_when_the_others_do() -> None:
+    me = Fetching("""
+        me     ........
+        p1     #######.
+        p2     ####....
+        p3     ....####
+        p4     ##.##.##
+    """)
+    for name in ["p1", "p2", "p3"]:
+        me.grant(name)
+    assert me.grant("p4", needed=False) == "later"
+    me.told()
+    for _ in range(8):
+        me.wait(STALL / 4)
+        for name, grant in list(me.gets):
+            me.transfer.progressed(name, grant, 1, me.now)
+    assert not me.transfer.sources["p4"].stalled
+    assert "p4 want 3" in me.told(), "the three trickle: that is not enough"
+
+
+def test_who_has_nothing_for_us_is_not_put_off_but_declined() -> None:
+    me = Fetching("""
+        me     ##......
+        p1     ########
+        p2     ####....
+        p3     ....####
+        p4     ##......
+    """)
+    for name in ["p1", "p2", "p3"]:
+        me.grant(name)
+    assert me.grant("p4", needed=False) == "decline"

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pd.fetch.picker import Picker, Run, SourceKey
-from p2pd.fetch.sources import Source
-from p2pd.fetch.transfer import GRANTS, MOST_GETS, STALL, Transfer
+from p2pd.fetch.sources import MOST_GETS, Source
+from p2pd.fetch.transfer import GRANTS, STALL, Transfer
 from p2pd.pieces import Bitfield
 
 PIECE = 100

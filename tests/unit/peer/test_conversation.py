@@ -34,7 +34,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "file": FILES, "bitfield": SMALL, "done": SMALL, "length": st.sampled_from([1, 32]), "count": SMALL,
     "grant": SMALL, "bytes": st.just(65536), "offset": SMALL, "place": SMALL, "first": SMALL,
     "once": st.booleans(), "others": st.just([m.PeerRow("c" * 32, "third", "127.0.0.1", 1)]),
-    "pieces": st.sampled_from(["", "0", "0-3,7", "7,0", "x", "9" * 30]),
+    "pieces": st.sampled_from(["", "0", "0-3,7", "7,0", "x", "9" * 30]), "needed": st.booleans(),
+    "later": st.booleans(),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from p2pd.model import FileId, Manifest
 from p2pd.net.pace import AT_ONCE
 from p2pd.peer import conversation as conversation_module
 from p2pd.peer import serving as serving_module
+from p2pd.peer.fetching import Fetching
 from p2pd.peer.stock import Part
 from p2pd.peer.weighing import LISTED, RECONSIDERED
 from p2pd.pieces import Bitfield, parse_mask
@@ -181,7 +182,7 @@ def test_what_may_wait_in_the_kernel_is_by_what_goes_out_and_to_how_many(
 class Somebody:
     """Another client of the granting, who takes nothing."""
 
-    def granted(self, file_id: FileId, grant: int, limit: int, run: Run | None) -> None:
+    def granted(self, file_id: FileId, grant: int, limit: int, run: Run | None, needed: bool) -> None:
         """Nothing to do."""
 
 
@@ -274,3 +275,57 @@ def test_parts_of_which_nothing_is_chosen_keep_no_place_from_others(
     parts.quiet.tick(serving_module.KEEP_OPEN + 2)
     assert {each.file for each in parts.grants()} == {second}
     parts.quiet.end()
+
+
+class Full:
+    """Somebody who fetches, and has enough on its way."""
+
+    def __init__(self, *, enough: bool = True) -> None:
+        self.enough = enough
+        self.grants: list[int] = []
+
+    def puts_off(self, source: Fetching) -> bool:
+        return self.enough
+
+    def granted(self, source: Fetching, grant: int, limit: int, named: Run | None) -> bool:
+        self.grants.append(grant)
+        return False
+
+    def cancelled(self, source: Fetching, grant: int) -> None: ...
+    def lost(self, source: Fetching) -> None: ...
+    def has(self, source: Fetching, mask: int) -> None: ...
+    def gone(self, source: Fetching, why: str) -> None: ...
+    def misbehaved(self, source: Fetching) -> None: ...
+
+
+def test_what_is_not_needed_is_put_off_where_nobody_here_could_use_it_now(sharing: Quiet) -> None:
+    fetching = sharing.conversation.fetching
+    full = Full()
+    fetching.want(FILE, full, 3)
+    sharing.heard()
+    sharing.say(encode(m.Grant(FILE, 1, PIECE, needed=False)))
+    assert sharing.heard() == [m.Decline(1, later=True)]
+    assert full.grants == []
+    sharing.say(encode(m.Grant(FILE, 2, PIECE)))
+    assert sharing.heard() == [m.Decline(2)]
+    assert full.grants == [2], "who would give it to nobody else is not put off"
+    other = Full(enough=False)
+    fetching.want(FILE, full, 3)
+    fetching.want(FILE, other, 3)
+    sharing.heard()
+    sharing.say(encode(m.Grant(FILE, 3, PIECE, needed=False)))
+    assert sharing.heard() == [m.Decline(3)]
+    assert 3 in other.grants
+
+
+def test_who_puts_a_grant_off_still_wants_some(parts: Parts) -> None:
+    file = parts.parts[0].file_id
+    parts.quiet.say(encode(m.Want(file, 3)))
+    (grant, *_) = parts.grants()
+    upload = parts.quiet.conversation.serving.uploads[file]
+    parts.quiet.say(encode(m.Decline(grant.grant, later=True)))
+    assert not upload.declined
+    parts.quiet.say(encode(m.Want(file, 3)))
+    (grant, *_) = parts.grants()
+    parts.quiet.say(encode(m.Decline(grant.grant)))
+    assert upload.declined

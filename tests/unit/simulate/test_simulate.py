@@ -192,9 +192,9 @@ def test_two_do_not_decline_over_and_over(monkeypatch: pytest.MonkeyPatch) -> No
     declined: list[int] = []
     original = Machine.declined
 
-    def count(self: Machine, grant: int) -> None:
+    def count(self: Machine, grant: int, later: bool) -> None:
         declined.append(grant)
-        original(self, grant)
+        original(self, grant, later)
 
     monkeypatch.setattr(Machine, "declined", count)
     plan = Plan(peers=2, size=64 * 2**20, piece_size=2**20, up=12.5e6, down=12.5e6, owner_up=12.5e6)
