@@ -337,7 +337,8 @@ class Granting:
 
     def _may(self, client: Client, alone: bool) -> bool:
         count = len(client.open)
-        if count >= client.want or count >= (ALONE if alone else MOST_EACH_LONG if self._long else MOST_EACH):
+        most = ALONE if alone else MOST_EACH_LONG if self._long else MOST_EACH
+        if count >= min(client.want, most):
             return False
         if client.later and not self._names(client) and not alone and not self._idle:
             return False
@@ -379,8 +380,7 @@ class Granting:
         """Ranges that are sent at once."""
         if not self._long:
             return SLOTS
-        slow = self.outflow.rate < self.outflow.best * FILLED
-        return 2 * SLOTS_LONG if slow else SLOTS_LONG
+        return SLOTS_LONG * (2 if self.outflow.rate < self.outflow.best * FILLED else 1)
 
     def _lead(self) -> float:
         """Bytes that go out until a grant is used."""

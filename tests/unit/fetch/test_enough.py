@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from p2pd.fetch.enough import ENOUGH, LONG, MOST_LONG, RECALLED, Enough
 from p2pd.fetch.picker import Run
 from p2pd.fetch.sources import Get, Source
@@ -22,6 +24,7 @@ def test_a_few_requests_are_enough_whoever_they_are_of() -> None:
     assert enough.reached([source(name, 0.0) for name in "abcdef"[:ENOUGH]], 0.1)
 
 
+@pytest.mark.fault(66)
 def test_requests_that_take_too_long_do_not_count() -> None:
     trickling = [source(name, 0.0) for name in "abcdef"[:ENOUGH]]
     enough = Enough("me")
@@ -32,6 +35,7 @@ def test_requests_that_take_too_long_do_not_count() -> None:
     assert not enough.reached(trickling, 0.5 * LONG)
 
 
+@pytest.mark.fault(66)
 def test_requests_to_slow_sources_are_not_enough() -> None:
     enough = Enough("me")
     fast = [source(name, 0.0, rate=9e6) for name in "abcdef"[:ENOUGH]]

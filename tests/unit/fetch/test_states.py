@@ -476,6 +476,7 @@ def test_with_enough_on_its_way_what_need_not_be_granted_is_put_off_until_someth
     assert me.grant("p4", needed=False).startswith("get")
 
 
+@pytest.mark.fault(66)
 def test_who_was_put_off_does_not_hang_and_is_recalled_when_the_others_do() -> None:
     me = Fetching("""
         me     ........
