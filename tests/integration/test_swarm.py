@@ -43,11 +43,11 @@ def _has_a_quarter(peer: Daemon) -> bool:
 class Swarm:
     """An owner and ``count`` peers, who know of each other by a manager."""
 
-    def __init__(self, host: Host, count: int, *args: str) -> None:
+    def __init__(self, host: Host, count: int, *args: str, each: tuple[str, ...] = ()) -> None:
         self.content = os.urandom(SIZE)
         self.manager = host.manager()
         self.owner = host.peer("owner", *args, manager=self.manager, files={"f": self.content})
-        self.peers = [host.peer(f"p{number}", manager=self.manager) for number in range(count)]
+        self.peers = [host.peer(f"p{number}", *each, manager=self.manager) for number in range(count)]
         for peer in self.peers:
             peer.wait_peers(count)
 
@@ -74,6 +74,15 @@ def test_those_who_fetch_feed_each_other(host: Host) -> None:
         others = sum(count for name, count in each.items() if name != "owner")
         assert others > SIZE // 3, "most of it came from the others"
         assert f"p{number}" not in each
+
+
+def test_long_pieces_come_to_all_though_what_is_not_needed_is_put_off(host: Host) -> None:
+    limit = ("--up-limit", "4M")
+    swarm = Swarm(host, 6, "--piece-size", "512K", *limit, each=limit)
+    for each in swarm.check(swarm.ask()):
+        assert sum(each.values()) == SIZE
+        assert sum(count for name, count in each.items() if name != "owner") > SIZE // 2
+    assert copies_sent(swarm.owner) < 2
 
 
 def test_who_comes_later_finds_those_who_are_at_it(host: Host) -> None:
