@@ -34,6 +34,12 @@ class Open:
     began: float | None = None
     """When sending began."""
 
+    def takes(self, length: int) -> None:
+        """It is used for so many bytes."""
+        if self.choice:
+            stock = self.client.file
+            stock.taken += (min(length / self.choice, 1.0) - stock.taken) * 0.1
+
 
 @attrs.define(eq=False)
 class Client:
@@ -76,6 +82,11 @@ class Client:
         """It used a grant after so long."""
         base = seconds if self.base_delay is None else self.base_delay
         self.base_delay = min(seconds, base + (seconds - base) * BASE_DELAY_RISE)
+
+    @property
+    def burden(self) -> int:
+        """Pieces that he was given and nobody else has: sent once, and announced by himself."""
+        return (self.owed & self.file.counts.at_most(2)).bit_count()
 
     @property
     def lacks(self) -> int:

@@ -4,7 +4,7 @@ Where pieces are long, many downloaders that all take whatever they are offered 
 way: some links have five pieces coming in, each slowly, and others none. So with some requests out
 a grant that its source could as well give to somebody else is put off; when one of the requests
 is through, some of those sources are told `want` again. What a source would send to nobody else
-is always taken: it is nobody's loss, and who trickles keeps nobody from such sources.
+is always taken: it is nobody's loss, and who trickles does not keep us from such sources.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ FILLED = 0.5
 REMEMBERED = 10.0
 """Seconds in which that counts half."""
 LEAST_LONG = 0.25
-MOST_LONG = 10.0
-"""Seconds: that is at least so long, and at most."""
+MOST_LONG = 120.0
+"""Seconds: that is at least so long, and at most;"""
+FIRST_LONG = 10.0
+"""so long as long as nothing came."""
 
 
 class Enough:
@@ -35,18 +37,18 @@ class Enough:
 
     def __init__(self, seed: str) -> None:
         self._lots = random.Random(seed)
-        self._took = MOST_LONG
+        self._took: float | None = None  # seconds, smoothed
         self._best = 0.0  # bytes per second, of all that was on its way at once
         self._looked = 0.0
 
     def came(self, get: Get, now: float) -> None:
         """All that was asked for by ``get`` is here."""
         took = now - get.asked
-        self._took = took if self._took >= MOST_LONG else self._took + (took - self._took) * 0.1
+        self._took = took if self._took is None else self._took + (took - self._took) * 0.1
 
     def reached(self, sources: Collection[Source], now: float) -> bool:
-        """True where enough is on its way from ``sources``."""
-        longest = min(max(self._took * LONG, LEAST_LONG), MOST_LONG)
+        """True where enough is on its way from ``sources``; asked often, it knows their best rate."""
+        longest = FIRST_LONG if self._took is None else min(max(self._took * LONG, LEAST_LONG), MOST_LONG)
         count, rate, unknown = 0, 0.0, 0
         for source in sources:
             live = sum(1 for get in source.gets.values() if now - get.asked < longest)
@@ -60,11 +62,8 @@ class Enough:
         expected = rate + unknown * self._best / ENOUGH
         return count >= ENOUGH and expected >= self._best * FILLED
 
-    def recalled(self, sources: Collection[Source], now: float) -> list[Source]:
-        """Some of those who were put off, and no longer are then; nobody while enough is on its way."""
-        put_off = [source for source in sources if source.put_off and not source.idle]
-        if not put_off or self.reached(sources, now):
-            return []
+    def recalled(self, put_off: list[Source]) -> list[Source]:
+        """Some of those who were put off, and no longer are then."""
         some = self._lots.sample(put_off, min(RECALLED, len(put_off)))
         for source in some:
             source.put_off = False

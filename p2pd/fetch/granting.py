@@ -65,9 +65,10 @@ SLOW = 12.0
 STUCK = 1.0
 """Nor does one that a range goes out to for longer than this, and longer than a slow one's would."""
 DAWDLES = 1.0
+PROMPT = 0.1
 DECLINES = 4
-"""Nor do the unused grants of one that took longer than this to use its last one, or declined more than so
-many, one after the other."""
+"""Nor do the unused grants of one that took longer than the first to use its last one, or than the second
+(or four times as long as others take to use one) to put it off, or declined more than so many in turn."""
 
 
 class Driver(Protocol):
@@ -190,7 +191,7 @@ class Granting:
         client.served += length - opened.bytes
         opened.run, opened.bytes, opened.used = run, length, True
         client.declines, client.dawdles = 0, now - opened.at > DAWDLES
-        self._takes(opened, length)
+        opened.takes(length)
         took = min(now - opened.at, DAWDLES)
         self._turnaround += (took - self._turnaround) * 0.2
         client.used_after(took)
@@ -198,26 +199,32 @@ class Granting:
         self._waiting.append(opened)
         self._go_on(now)
 
-    def declined(self, grant: int, now: float, *, later: bool = False) -> None:
-        """It has nothing to ask for by this grant; ``later``: because enough is on its way to it."""
+    def declined(self, grant: int, now: float, *, later: bool = False) -> bool:
+        """It has nothing to ask for by this grant; ``later``: because enough is on its way to it.
+
+        True where that puts it off: what was needed cannot be.
+        """
         opened = self._open.get(grant)
         if opened is None or opened.used:
-            return
+            return False
         client = opened.client
         if later and not opened.needed:
+            # It says so at once, or the slot is kept from others.
+            client.dawdles |= now - opened.at > max(PROMPT, 4 * self._turnaround)
             client.later = True
             self._close(opened)
             self._go_on(now)
-            return
+            return True
         client.declines += 1
         client.dawdles |= client.declines > DECLINES
         if opened.ours and opened.run is not None:
             client.refused |= opened.run.mask
         else:
             client.quiet = True
-            self._takes(opened, 0)
+            opened.takes(0)
         self._close(opened)
         self._go_on(now)
+        return False
 
     def dropped(self, grant: int, now: float) -> None:
         """It was cancelled."""
@@ -328,12 +335,8 @@ class Granting:
     def _rank(self, client: Client) -> tuple[int, float, float]:
         """Whom to serve first: who has passed on what we gave him, then who got least."""
         stock = client.file
-        burden = self._burden(client) if stock.complete and len(stock.clients) > 1 else 0
+        burden = client.burden if stock.complete and len(stock.clients) > 1 else 0
         return burden, client.served, client.lot
-
-    def _burden(self, client: Client) -> int:
-        """Pieces that he was given and nobody else has: sent once, and announced by himself."""
-        return (client.owed & client.file.counts.at_most(2)).bit_count()
 
     def _may(self, client: Client, alone: bool) -> bool:
         count = len(client.open)
@@ -346,7 +349,7 @@ class Granting:
             return False
         if client.quiet and not client.lacks_first:
             return False
-        if client.once and self._burden(client) >= max(LEAST_BURDEN, client.file.count // BURDEN):
+        if client.once and client.burden >= max(LEAST_BURDEN, client.file.count // BURDEN):
             return False
         return bool(client.lacks) or (alone and client.file.complete and not client.once)
 
@@ -363,23 +366,25 @@ class Granting:
 
     def _room(self, wanting: list[Client], now: float) -> bool:
         """True where more is to be granted, lest the link idle."""
-        count, ahead = 0, 0
+        ahead = 0
+        among: list[Client] = []
         for opened in self._open.values():
             client = opened.client
             if not opened.used and now - opened.at > DAWDLES:
                 client.dawdles = True
             if (opened.used or not client.dawdles) and not self._slow(client):
-                count += 1
+                among.append(client)
                 ahead += opened.bytes
         self._idle = not (self._long and ahead) or ahead < self._lead()
         if self._long:
-            return count < self._slots() or self._idle
-        return count < LEAST or ahead < self._goal(wanting)
+            # Of one who was alone several may be open: a newcomer does not wait for them.
+            return len(set(among)) < self._slots() or self._idle
+        return len(among) < LEAST or ahead < self._goal(wanting)
 
     def _slots(self) -> int:
         """Ranges that are sent at once."""
-        if not self._long:
-            return SLOTS
+        if not self._long or any(client.file.complete for client in self._clients() if client.want):
+            return SLOTS  # whoever has all may have the faster link
         return SLOTS_LONG * (2 if self.outflow.rate < self.outflow.best * FILLED else 1)
 
     def _lead(self) -> float:
@@ -396,11 +401,6 @@ class Granting:
         naming = any(client.file.complete and not client.quiet for client in wanting)
         rate, beyond = (self.outflow.rate, AHEAD) if naming else (self.outflow.best, AHEAD_OF_CHOOSERS)
         return rate * (self._turnaround + BASE_DELAYS * self._base_delay + beyond)
-
-    def _takes(self, opened: Open, length: int) -> None:
-        if opened.choice:
-            stock = opened.client.file
-            stock.taken += (min(length / opened.choice, 1.0) - stock.taken) * 0.1
 
     def _give(self, client: Client, wanting: list[Client], alone: bool, now: float) -> None:
         stock = client.file

@@ -10,9 +10,9 @@ every :data:`TICK` seconds.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol
 
 from p2pd.fetch import runs
+from p2pd.fetch.driver import Driver
 from p2pd.fetch.endgame import Asked, slower
 from p2pd.fetch.enough import Enough
 from p2pd.fetch.picker import Picker, Run, SourceKey
@@ -29,27 +29,6 @@ LONG_PIECE = 1024 * 1024
 MAX_DUPLICATE = 16 * 1024 * 1024
 """Pieces up to this long are asked of a second source in the endgame, and wait in memory; longer
 ones are taken away from the slow source."""
-
-
-class Driver(Protocol):
-    """What a :class:`Transfer` says, to be carried out at once or soon, never to call back within."""
-
-    def want(self, source: SourceKey, count: int, place: int, once: bool) -> None:
-        """Ask the source to keep ``count`` grants open; 0: none more. ``place``: the piece at which
-        its share begins, where it is a complete holder and names pieces itself; ``once``: it is to
-        give only what nobody was given yet."""
-
-    def get(self, source: SourceKey, grant: int, run: Run, duplicate: bool) -> None:
-        """Use the grant for these pieces. ``duplicate``: another source is on them too."""
-
-    def cancel(self, source: SourceKey, grant: int) -> None:
-        """Stop; what still comes of this grant does not count."""
-
-    def blame(self, source: SourceKey, piece: int) -> None:
-        """The source sent a wrong piece and is about to be removed: not to be used again for now."""
-
-    def trust(self, source: SourceKey) -> None:
-        """A source that is used with care sent a right piece: it is used as any other from now on."""
 
 
 class Transfer:
@@ -226,7 +205,12 @@ class Transfer:
     def puts_off(self, key: SourceKey, now: float) -> bool:
         """True where a grant that it need not give waits for the next `want`: enough is on its way."""
         source = self.sources.get(key)
-        if source is None or not self._usable(source) or not self._picker.could_help(key):
+        if source is None:
+            return False
+        if source.stalled and not source.gets:
+            source.stalled = source.idle = False  # it speaks, as with any grant
+        source.heard = source.news = now
+        if not self._usable(source) or not self._picker.could_help(key):
             return False
         source.put_off = self._enough.reached(self.sources.values(), now)
         return source.put_off
@@ -385,9 +369,11 @@ class Transfer:
             self._release(other, get)
 
     def _recall(self, now: float) -> None:
-        for source in self._enough.recalled(self.sources.values(), now):
-            if self._usable(source):
-                self._want(source, self._wanted(source))
+        enough = self._enough.reached(self.sources.values(), now)
+        put_off = [each for each in self.sources.values() if each.put_off and self._usable(each)]
+        for source in [] if enough else self._enough.recalled(put_off):
+            source.heard = now
+            self._want(source, self._wanted(source))
 
     def _wanted(self, source: Source) -> int:
         """Grants to keep open: a source that has not shown its rate gets one long piece, not several."""

@@ -371,10 +371,12 @@ class Fetching:
             raise ProtocolError(f"grant: count: no file has more than {MAX_PIECES}")
         named = Run(grant.first, grant.first + grant.count) if grant.count else None
         takers = self._takers.get(FileId(grant.file), {})
-        if not grant.needed and takers and all(taker.puts_off(self) for taker in takers):
-            self.link.send(m.Decline(grant.grant, True))
+        wanting = [taker for taker, count in takers.items() if count or named is not None]
+        full = [] if grant.needed else [taker for taker in wanting if taker.puts_off(self)]
+        if wanting and full == wanting:
+            self.link.send(m.Decline(grant.grant, later=True))
             return
-        for taker in [taker for taker, count in takers.items() if count or named is not None]:
+        for taker in [taker for taker in wanting if taker not in full]:
             if taker.granted(self, grant.grant, grant.bytes, named):
                 # The next one is somebody else's turn.
                 takers[taker] = takers.pop(taker)

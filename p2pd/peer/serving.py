@@ -205,11 +205,12 @@ class Serving:
         upload = self._grants.get(decline.grant)
         if upload is None or upload.open[decline.grant].asked is not None:
             return
-        if upload.open[decline.grant].run is None and not decline.later:
+        named = upload.open[decline.grant].run is not None
+        self._finish(upload, decline.grant)
+        put_off = self._shop.granting.declined(decline.grant, self._shop.now(), later=decline.later)
+        if not (named or put_off):
             # It has nothing to ask for: until it says `want` again it gets only what we name.
             upload.declined = True
-        self._finish(upload, decline.grant)
-        self._shop.granting.declined(decline.grant, self._shop.now(), later=decline.later)
 
     def _finish(self, upload: Upload, grant: int) -> None:
         upload.open.pop(grant, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2pd.fetch.enough import ENOUGH, LONG, MOST_LONG, RECALLED, Enough
+from p2pd.fetch.enough import ENOUGH, FIRST_LONG, LONG, MOST_LONG, RECALLED, Enough
 from p2pd.fetch.picker import Run
 from p2pd.fetch.sources import Get, Source
 
@@ -28,8 +28,8 @@ def test_a_few_requests_are_enough_whoever_they_are_of() -> None:
 def test_requests_that_take_too_long_do_not_count() -> None:
     trickling = [source(name, 0.0) for name in "abcdef"[:ENOUGH]]
     enough = Enough("me")
-    assert enough.reached(trickling, MOST_LONG - 0.1), "nothing is known of how long they take"
-    assert not enough.reached(trickling, MOST_LONG)
+    assert enough.reached(trickling, FIRST_LONG - 0.1), "nothing is known of how long they take"
+    assert not enough.reached(trickling, FIRST_LONG)
     enough.came(Get(0, Run(0, 1), 1, 0, set(), False, 20.0), 20.5)
     assert enough.reached(trickling, 0.5 * LONG - 0.1)
     assert not enough.reached(trickling, 0.5 * LONG)
@@ -49,17 +49,24 @@ def test_requests_to_slow_sources_are_not_enough() -> None:
     assert enough.reached(slow, 100.0)
 
 
-def test_some_who_were_put_off_are_recalled_as_soon_as_it_is_not_enough() -> None:
+def test_some_who_were_put_off_are_recalled_by_lot() -> None:
     enough = Enough("me")
-    sources = [source(f"p{number}") for number in range(RECALLED + 3)]
-    for each in sources:
+    put_off = [source(f"p{number}") for number in range(RECALLED + 3)]
+    for each in put_off:
         each.put_off = True
-    sources[0].idle = True  # it wants none there
-    busy = source("busy", *[0.0] * ENOUGH)
-    assert enough.recalled([*sources, busy], 0.1) == []
-    del busy.gets[0]
-    first = enough.recalled([*sources, busy], 0.1)
+    first = enough.recalled(put_off)
     assert len(first) == len({each.key for each in first}) == RECALLED
-    second = enough.recalled([*sources, busy], 0.1)
-    assert {each.key for each in first + second} == {each.key for each in sources[1:]}
-    assert enough.recalled([*sources, busy], 0.1) == []
+    rest = [each for each in put_off if each.put_off]
+    assert {each.key for each in rest}.isdisjoint(each.key for each in first)
+    second = enough.recalled(rest)
+    assert {each.key for each in second} == {each.key for each in rest}
+    assert not any(each.put_off for each in put_off)
+    assert Enough("another").recalled(put_off) != first
+
+
+def test_requests_that_usually_take_long_count_as_long() -> None:
+    enough = Enough("me")
+    enough.came(Get(0, Run(0, 1), 1, 0, set(), False, 0.0), 2 * FIRST_LONG)
+    slow = [source(name, 100.0) for name in "abcdef"[:ENOUGH]]
+    assert enough.reached(slow, 100.0 + 3 * FIRST_LONG)
+    assert not enough.reached(slow, 100.0 + MOST_LONG)

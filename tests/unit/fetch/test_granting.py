@@ -646,8 +646,8 @@ def test_who_has_enough_is_passed_over_until_he_says_want_or_we_have_nobody_else
 
 def test_what_a_complete_holder_names_is_never_put_off() -> None:
     world = World(40, piece=8 * LONG_PIECE)
-    world.company("abcd", 3)
-    assert [one.needed for one in world.open.values()] == [True] * SLOTS_LONG
+    world.company("abcde", 3)
+    assert [one.needed for one in world.open.values()] == [True] * SLOTS
 
 
 def test_more_go_out_at_once_where_few_do_not_fill_our_link() -> None:
@@ -656,3 +656,42 @@ def test_more_go_out_at_once_where_few_do_not_fill_our_link() -> None:
     assert len(world.open) == SLOTS_LONG
     goes_on(world, 0.12, 20)
     assert SLOTS_LONG < len(world.sending) <= 2 * SLOTS_LONG
+
+
+@pytest.mark.fault(11)
+def test_who_takes_long_to_put_a_grant_off_keeps_no_place_from_others() -> None:
+    world = long_pieces("abcdefgh")
+    goes_on(world, 0.1, 4)
+    hostile, honest = set("abcdef"), set("gh")
+    sent = dict.fromkeys("abcdefgh", 0)
+    for _ in range(100):
+        for one in [one for one in world.open.values() if one.used is None and one.client in honest]:
+            world.use(one, Run(3, 4))
+        for one in [one for one in world.sending if one.client in honest]:
+            sent[one.client] += 1
+            world.finish(one)
+        world.now += 0.09
+        for one in [one for one in world.open.values() if one.client in hostile and one.used is None]:
+            if world.now - world.granting._open[one.grant].at > 0.85:
+                world.decline(one, later=True)
+                world.want(one.client, 3)
+        for one in [one for one in world.sending if one.client in hostile]:
+            world.cancel(one)
+    assert all(sent[client] > 60 for client in honest)
+
+
+def test_who_comes_to_one_that_was_alone_does_not_wait_for_its_long_pieces() -> None:
+    world = World(40, Bitfield.of(40, range(20)), Bitfield(40), piece=8 * LONG_PIECE)
+    world.want("a", 3)
+    for number, one in enumerate(list(world.open.values())):
+        world.use(one, Run(number, number + 1))
+    assert len(world.open) == SLOTS_LONG
+    world.want("b", 3)
+    assert len(world.of("b")) == 1
+
+
+def test_a_complete_holder_sends_more_at_once_for_its_link_may_be_the_fastest() -> None:
+    world = World(40, piece=8 * LONG_PIECE)
+    world.company("abcdefgh", 3)
+    goes_on(world, 0.1, 10)
+    assert len(world.open) == SLOTS

@@ -508,3 +508,59 @@ def test_who_has_nothing_for_us_is_not_put_off_but_declined() -> None:
     for name in ["p1", "p2", "p3"]:
         me.grant(name)
     assert me.grant("p4", needed=False) == "decline"
+
+
+def long_wait() -> Fetching:
+    """Enough is on its way from three, each a bit a second; the fourth was put off."""
+    me = Fetching("""
+        me     ........
+        p1     #######.
+        p2     ####....
+        p3     ....####
+        p4     ##.##.##
+    """)
+    for name in ["p1", "p2", "p3"]:
+        me.grant(name)
+    assert me.grant("p4", needed=False) == "later"
+    me.told()
+    return me
+
+
+def test_a_source_that_was_silent_is_put_off_all_the_same() -> None:
+    me = long_wait()
+    source = me.transfer.sources["p4"]
+    source.put_off, source.stalled, source.idle = False, True, True
+    assert me.grant("p4", needed=False) == "later"
+    assert not source.stalled
+
+
+def test_who_is_recalled_is_not_silent_at_once_nor_told_twice() -> None:
+    me = long_wait()
+    for _ in range(8):
+        me.now += 0.9
+        for name, grant in list(me.gets):
+            me.transfer.progressed(name, grant, 1, me.now)
+    me.sends("p1")
+    me.wait(1)
+    assert me.told().count("p4 want") == 1
+    assert not me.transfer.sources["p4"].stalled
+
+
+def test_who_cannot_be_used_now_is_recalled_later() -> None:
+    me = long_wait()
+    me.transfer.set_aside(["p4"], me.now)
+    me.sends("p1")
+    assert "p4" not in me.told()
+    assert me.transfer.sources["p4"].put_off
+    me.transfer.set_aside([], me.now)
+    me.wait(0.25)
+    assert "p4 want 3" in me.told()
+
+
+def test_who_is_put_off_is_of_use() -> None:
+    me = long_wait()
+    for _ in range(9):
+        me.now += 1
+        assert me.grant("p4", needed=False) == "later"
+    me.now += 3
+    assert "p4" not in me.transfer.useless(me.now)

@@ -289,7 +289,7 @@ class Full:
 
     def granted(self, source: Fetching, grant: int, limit: int, named: Run | None) -> bool:
         self.grants.append(grant)
-        return False
+        return not self.enough
 
     def cancelled(self, source: Fetching, grant: int) -> None: ...
     def lost(self, source: Fetching) -> None: ...
@@ -314,18 +314,31 @@ def test_what_is_not_needed_is_put_off_where_nobody_here_could_use_it_now(sharin
     fetching.want(FILE, other, 3)
     sharing.heard()
     sharing.say(encode(m.Grant(FILE, 3, PIECE, needed=False)))
-    assert sharing.heard() == [m.Decline(3)]
-    assert 3 in other.grants
+    assert sharing.heard() == []
+    assert other.grants == [3]
+    assert full.grants == [2], "who has enough is passed over"
 
 
-def test_who_puts_a_grant_off_still_wants_some(parts: Parts) -> None:
+def test_what_is_needed_is_said_with_each_grant(parts: Parts) -> None:
+    file = parts.parts[0].file_id
+    parts.quiet.say(encode(m.Want(file, 3)))
+    parts.declines_all()
+    for number, needed in ((1001, False), (1002, True)):
+        parts.quiet.conversation.serving.granted(file, number, PIECE, None, needed)
+        assert [(each.grant, each.needed) for each in parts.grants()] == [(number, needed)]
+
+
+def test_what_is_needed_cannot_be_put_off(parts: Parts) -> None:
     file = parts.parts[0].file_id
     parts.quiet.say(encode(m.Want(file, 3)))
     (grant, *_) = parts.grants()
+    assert grant.needed
     upload = parts.quiet.conversation.serving.uploads[file]
     parts.quiet.say(encode(m.Decline(grant.grant, later=True)))
-    assert not upload.declined
+    assert upload.declined, "it was needed: that is to want none"
+    # Where it is not needed it is.
     parts.quiet.say(encode(m.Want(file, 3)))
     (grant, *_) = parts.grants()
-    parts.quiet.say(encode(m.Decline(grant.grant)))
-    assert upload.declined
+    parts.quiet.granting._open[grant.grant].needed = False
+    parts.quiet.say(encode(m.Decline(grant.grant, later=True)))
+    assert not upload.declined
