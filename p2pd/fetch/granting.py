@@ -98,7 +98,7 @@ class Granting:
         self._turnaround = 0.0
         self._base_delay = 0.0
         self._long = False  # the pieces are, see _pieces_are_long
-        self._idle = True  # unless more is granted our link idles
+        self._would_idle = True  # unless more is granted our link idles
 
     @property
     def downloaders(self) -> int:
@@ -343,7 +343,7 @@ class Granting:
         most = ALONE if alone else MOST_EACH_LONG if self._long else MOST_EACH
         if count >= min(client.want, most):
             return False
-        if client.later and not self._names(client) and not alone and not self._idle:
+        if client.later and not self._names(client) and not alone and not self._would_idle:
             return False
         if not alone and count and self._slow(client):
             return False
@@ -375,10 +375,10 @@ class Granting:
             if (opened.used or not client.dawdles) and not self._slow(client):
                 among.append(client)
                 ahead += opened.bytes
-        self._idle = not (self._long and ahead) or ahead < self._lead()
+        self._would_idle = not (self._long and ahead) or ahead < self._lead(self.outflow.rate, AHEAD)
         if self._long:
             # Of one who was alone several may be open: a newcomer does not wait for them.
-            return len(set(among)) < self._slots() or self._idle
+            return len(set(among)) < self._slots() or self._would_idle
         return len(among) < LEAST or ahead < self._goal(wanting)
 
     def _slots(self) -> int:
@@ -387,19 +387,19 @@ class Granting:
             return SLOTS  # whoever has all may have the faster link
         return SLOTS_LONG * (2 if self.outflow.rate < self.outflow.best * FILLED else 1)
 
-    def _lead(self) -> float:
-        """Bytes that go out until a grant is used."""
-        return self.outflow.rate * (self._turnaround + BASE_DELAYS * self._base_delay + AHEAD)
-
     def _pieces_are_long(self, wanting: list[Client]) -> bool:
         """True where the link does not idle though only one piece is granted ahead."""
-        lead = self._lead() or LONG_PIECE
+        lead = self._lead(self.outflow.rate, AHEAD) or LONG_PIECE
         return all(client.file.piece_size > lead for client in wanting)
 
     def _goal(self, wanting: list[Client]) -> float:
         """Bytes to have granted."""
         naming = any(client.file.complete and not client.quiet for client in wanting)
         rate, beyond = (self.outflow.rate, AHEAD) if naming else (self.outflow.best, AHEAD_OF_CHOOSERS)
+        return self._lead(rate, beyond)
+
+    def _lead(self, rate: float, beyond: float) -> float:
+        """Bytes that go out until a grant is used, and in so many seconds ``beyond`` that."""
         return rate * (self._turnaround + BASE_DELAYS * self._base_delay + beyond)
 
     def _give(self, client: Client, wanting: list[Client], alone: bool, now: float) -> None:
@@ -417,7 +417,7 @@ class Granting:
             if names:
                 run = self._choose(client, pieces)
         choice = 0 if alone or run is not None else limit
-        needed = alone or self._idle or run is not None
+        needed = alone or self._would_idle or run is not None
         opened = Open(grant, client, expected, now, choice, run, run is not None, needed)
         if run is not None:
             stock.counts.add(run.mask)

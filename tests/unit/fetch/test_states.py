@@ -476,8 +476,8 @@ def test_with_enough_on_its_way_what_need_not_be_granted_is_put_off_until_someth
     assert me.grant("p4", needed=False).startswith("get")
 
 
-@pytest.mark.fault(66)
-def test_who_was_put_off_does_not_hang_and_is_recalled_when_the_others_do() -> None:
+def long_wait() -> Fetching:
+    """Enough is on its way from three, and the fourth was put off."""
     me = Fetching("""
         me     ........
         p1     #######.
@@ -489,6 +489,12 @@ def test_who_was_put_off_does_not_hang_and_is_recalled_when_the_others_do() -> N
         me.grant(name)
     assert me.grant("p4", needed=False) == "later"
     me.told()
+    return me
+
+
+@pytest.mark.fault(66)
+def test_who_was_put_off_does_not_hang_and_is_recalled_when_the_others_do() -> None:
+    me = long_wait()
     for _ in range(8):
         me.wait(STALL / 4)
         for name, grant in list(me.gets):
@@ -508,22 +514,6 @@ def test_who_has_nothing_for_us_is_not_put_off_but_declined() -> None:
     for name in ["p1", "p2", "p3"]:
         me.grant(name)
     assert me.grant("p4", needed=False) == "decline"
-
-
-def long_wait() -> Fetching:
-    """Enough is on its way from three, each a bit a second; the fourth was put off."""
-    me = Fetching("""
-        me     ........
-        p1     #######.
-        p2     ####....
-        p3     ....####
-        p4     ##.##.##
-    """)
-    for name in ["p1", "p2", "p3"]:
-        me.grant(name)
-    assert me.grant("p4", needed=False) == "later"
-    me.told()
-    return me
 
 
 def test_a_source_that_was_silent_is_put_off_all_the_same() -> None:
