@@ -18,15 +18,10 @@ from weakref import WeakKeyDictionary, ref
 
 import attrs
 from twisted.internet import main, tcp
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IAddress, IConnector
-from twisted.internet.protocol import ClientFactory
-from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from p2pd.net.listening import Port
+from p2pd.net.rounds import IN, OUT, rounds_of
 
 TURN = 4 * 1024 * 1024
 """Bytes sent or received before other connections get their turn."""
@@ -48,7 +43,6 @@ _WINDOW = 12 * 1024 * 1024
 """Bytes that another process of this machine may have sent ahead: it sends more at a time, then."""
 SHORT_BODY = 4 * 1024
 """With so little to come of a body, which may come slowly, what there is is read at once."""
-CONNECT_TIMEOUT = 5
 
 log = Logger("p2pd.net")
 
@@ -134,8 +128,11 @@ class _Fast(tcp.Connection):
     _slices = False  # the protocol may have one
     _near = False  # both ends are on this machine
     _queue = USUAL_QUEUE
+    interest = 0
+    """What it waits for, see :mod:`p2pd.net.rounds`."""
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
+    _got_bytes = 0
 
     def tune(self) -> None:
         """Set the socket's options; called by the protocol when it is connected."""
@@ -227,12 +224,24 @@ class _Fast(tcp.Connection):
     def _arm(self) -> None:
         if self.connected and not self.disconnected:
             self._armed = True
-            super().startWriting()
+            self._interested(self.interest | OUT)
+
+    def _interested(self, new: int) -> None:
+        old, self.interest = self.interest, new
+        if old != new:
+            rounds_of(self.reactor).change(self, old, new)
+
+    @property
+    def moved(self) -> int:
+        """Bytes sent and received so far."""
+        return self.sent_bytes + self._got_bytes
 
     def stopWriting(self) -> None:
         """As the original; most often the reactor was not told to begin with."""
-        if self._armed or not self.connected:
-            self._armed = False
+        self._armed = False
+        if self.interest & OUT:
+            self._interested(self.interest & ~OUT)
+        elif not self.connected:
             super().stopWriting()
 
     def slices_ready(self) -> None:
@@ -331,12 +340,19 @@ class _Fast(tcp.Connection):
     def stopReading(self) -> None:
         """As the original; a turn under way ends."""
         self._reading_wanted = False
-        super().stopReading()
+        if self.interest & IN:
+            self._interested(self.interest & ~IN)
+        elif not self.connected:
+            super().stopReading()
 
     def startReading(self) -> None:
         """As the original."""
         self._reading_wanted = True
-        super().startReading()
+        if self.connected or isinstance(self, tcp.Server):
+            if not self.disconnected:
+                self._interested(self.interest | IN)
+        else:
+            super().startReading()  # it is being connected
 
     def doRead(self) -> Any:
         """Bodies go straight to where they belong, lines through dataReceived."""
@@ -393,6 +409,7 @@ class _Fast(tcp.Connection):
             if not count:
                 return got, main.CONNECTION_DONE
             got += count
+            self._got_bytes += count
             if count < len(step):
                 break  # what comes next is better waited for
         return got, None
@@ -411,51 +428,14 @@ class FastPort(Port):
 
     transport = FastServer
 
+    def startListening(self) -> None:
+        """As the original; what its connections need is there before the first of them comes."""
+        rounds_of(self.reactor)
+        super().startListening()
 
-class _FastConnector(tcp.Connector):
+
+class FastConnector(tcp.Connector):
+    """Dials as :class:`FastClient`."""
+
     def _makeTransport(self) -> FastClient:
         return FastClient(self.host, self.port, self.bindAddress, self, self.reactor)
-
-
-class _OnceFactory(ClientFactory):
-    """Builds one protocol; the Deferred fires with it, or with why there is none."""
-
-    noisy = False
-
-    def __init__(self, protocol: TwistedProtocol) -> None:
-        self._made = protocol
-        self.connected: Deferred[TwistedProtocol] = Deferred()
-
-    def buildProtocol(self, addr: IAddress | None) -> TwistedProtocol:
-        return self._made
-
-    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
-        if not self.connected.called:
-            self.connected.errback(reason)
-
-    def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:
-        # Usually the protocol's own business, but it may not have come to say that it is connected.
-        if not self.connected.called:
-            self.connected.errback(ConnectError(string=reason.getErrorMessage()))
-
-
-def dial(reactor: Any, host: str, port: int, protocol: TwistedProtocol) -> Deferred[TwistedProtocol]:
-    """Connect ``protocol`` over a fast transport to a numeric address.
-
-    The Deferred fails with a ConnectError within :data:`CONNECT_TIMEOUT` s;
-    it fires when the protocol's own ``connectionMade`` calls ``factory.connected``
-    (see :func:`made`). Cancelling it stops dialling.
-    """
-    factory = _OnceFactory(protocol)
-    protocol.factory = factory
-    connector = _FastConnector(host, port, factory, CONNECT_TIMEOUT, None, reactor)
-    factory.connected = Deferred(lambda _: connector.stopConnecting())
-    connector.connect()
-    return factory.connected
-
-
-def made(protocol: TwistedProtocol) -> None:
-    """To be called in ``connectionMade`` of a dialled protocol: fires the Deferred of :func:`dial`."""
-    factory = protocol.factory
-    if isinstance(factory, _OnceFactory) and not factory.connected.called:
-        factory.connected.callback(protocol)

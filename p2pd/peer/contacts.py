@@ -18,8 +18,8 @@ from p2pd.fetch.picker import SourceKey
 from p2pd.fetch.probing import Traffic
 from p2pd.model import PeerId, PeerInfo, is_peer_id
 from p2pd.net.addresses import is_own
+from p2pd.net.dialling import dial
 from p2pd.net.door import Door, Visit
-from p2pd.net.fast import dial
 from p2pd.net.limits import Limit
 from p2pd.net.reasons import why
 from p2pd.peer.conversation import Conversation

@@ -22,7 +22,8 @@ from p2pd.errors import P2PError, ProtocolError, RefusedError, UnreachableError
 from p2pd.fetch.probing import Traffic
 from p2pd.model import FileId, PeerId
 from p2pd.net.addresses import canonical_host
-from p2pd.net.fast import FileSlice, made
+from p2pd.net.dialling import made
+from p2pd.net.fast import FileSlice
 from p2pd.net.pace import PAUSE, Pace
 from p2pd.net.tcpinfo import traffic
 from p2pd.peer.fetching import Fetching
@@ -75,10 +76,7 @@ class Conversation(protocol.Protocol):
         self._sent = (0, self._opened)
         self._pinged = False
         self._doubted: float | None = None
-        self._half_closed = False
-        self._closing = False
-        self._lingering = False
-        self.lost = False
+        self._half_closed = self._closing = self._lingering = self.lost = False
         self._strikes = 0
         self._pace = Pace(host.now)
         self._held: set[str] = set()  # why reading is paused

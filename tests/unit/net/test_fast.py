@@ -18,7 +18,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from p2pd.net.fast import FastServer, FileSlice, dial
+from p2pd.net.dialling import dial
+from p2pd.net.fast import FastServer, FileSlice
 
 
 def test_a_connection_that_was_reset_already_is_tuned_without_a_fault() -> None:

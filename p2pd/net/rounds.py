@@ -1,0 +1,198 @@
+"""Connections that are looked at together, in rounds, with a pause between them where each would find little.
+
+Among many the data of a link comes in dribs from all of them, and to be woken costs a process more
+than what it does then. So the connections of a reactor are in an epoll of their own, which it sees as
+one descriptor; while they are busy, and each is given little at a time, it is looked at only every few
+milliseconds. What comes or could go out meanwhile waits in the kernel, which it does anyway.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, ref
+
+from twisted.internet import main
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+IN, OUT = select.EPOLLIN, select.EPOLLOUT
+_GONE = select.EPOLLHUP | select.EPOLLERR
+EACH = 16 * 1024
+"""Bytes, in and out, that a round is to find for each connection that is in use."""
+LEAST = 0.005
+"""Seconds: what would be a shorter pause is none;"""
+MOST = 0.08
+"""none is longer."""
+WINDOW = 0.25
+"""Seconds over which is measured what comes and goes."""
+BUSY = 3.0
+"""Seconds for which it has to go on before there are pauses: at first each message is waited for."""
+
+log = Logger("p2pd.net")
+
+
+class Connection(Protocol):
+    """One of them, as far as this goes: what tcp.Connection has, and two more."""
+
+    interest: int
+    """The events that it waits for."""
+
+    @property
+    def moved(self) -> int:
+        """Bytes received and sent so far."""
+
+    def fileno(self) -> int: ...
+    def doRead(self) -> Any: ...
+    def doWrite(self) -> Any: ...
+    def stopReading(self) -> None: ...
+    def stopWriting(self) -> None: ...
+    def readConnectionLost(self, reason: Failure) -> None: ...
+    def connectionLost(self, reason: Failure) -> None: ...
+
+
+class Pause:
+    """How long, by what was found. Pure; times are seconds of any monotonic clock."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._window = float("-inf")
+        self._busy_since = float("inf")
+
+    def due(self, now: float) -> bool:
+        """True where :meth:`measured` is to be told."""
+        return now - self._window >= WINDOW
+
+    def measured(self, now: float, used: int, moved: int) -> None:
+        """Since the last time so many connections were used, for so many bytes."""
+        span = now - self._window
+        self._window = now
+        if span > 4 * WINDOW or not moved:
+            self._busy_since, self.seconds = now, 0.0
+        elif now - self._busy_since >= BUSY:
+            pause = EACH * used * span / moved
+            self.seconds = min(pause, MOST) if pause >= LEAST else 0.0
+
+
+@implementer(IReadDescriptor)
+class Rounds:
+    """The connections of one reactor."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._ref = ref(reactor)  # it is the key under which this is kept
+        self._epoll = select.epoll()
+        self._all: dict[int, Connection] = {}
+        self._used: dict[Connection, int] = {}  # since it was measured; what it had moved before
+        self._pause = Pause()
+        self._next: Any = None  # the call that ends a pause
+        reactor.addSystemEventTrigger("during", "shutdown", self._end)
+
+    @property
+    def _reactor(self) -> Any:
+        return self._ref()
+
+    def change(self, connection: Connection, before: int, after: int) -> None:
+        """It waits for other events than before; 0: for none."""
+        number = connection.fileno()
+        if not after:
+            self._epoll.unregister(number)
+            del self._all[number]
+            self._used.pop(connection, None)
+            if not self._all:
+                self._reactor.removeReader(self)
+        elif before:
+            self._epoll.modify(number, after)
+        else:
+            self._epoll.register(number, after)
+            self._all[number] = connection
+            if self._next is None:
+                self._reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """Part of IReadDescriptor."""
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        """Part of IReadDescriptor."""
+        return "rounds"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Part of IReadDescriptor; see :meth:`_end`."""
+
+    def doRead(self) -> None:
+        """Some connection is ready."""
+        self._look()
+        if self._pause.seconds and self._all:
+            self._reactor.removeReader(self)
+            self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._next = None
+        found = self._look()
+        if found and self._pause.seconds and self._all:
+            self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
+        elif self._all:
+            self._reactor.addReader(self)
+
+    def _look(self) -> bool:
+        events = self._epoll.poll(0, max(len(self._all), 1))
+        for number, event in events:
+            connection = self._all.get(number)
+            if connection is not None:  # what came before may have ended it
+                self._used.setdefault(connection, connection.moved)
+                _handle(connection, event)
+        now = self._reactor.seconds()
+        if self._pause.due(now):
+            moved = sum(each.moved - before for each, before in self._used.items())
+            self._pause.measured(now, len(self._used), moved)
+            self._used.clear()
+        return bool(events)
+
+    def _end(self) -> None:
+        """The reactor stops, and knows of none of them."""
+        for connection in list(self._all.values()):
+            _lost(connection, main.CONNECTION_LOST, reading=False)
+
+
+def _handle(connection: Connection, event: int) -> None:
+    """What the reactor does for each of its own; a fault costs one connection."""
+    reading = bool(connection.interest & IN)
+    if event & _GONE and not event & IN:
+        _lost(connection, main.CONNECTION_DONE if reading else main.CONNECTION_LOST, reading)
+        return
+    why: Exception | None = None
+    try:
+        if event & IN:
+            why = connection.doRead()
+        if why is None and event & OUT and connection.interest & OUT:
+            why, reading = connection.doWrite(), False
+    except Exception as error:
+        log.failure("in a connection")
+        why = error
+    if why is not None:
+        _lost(connection, why, reading)
+
+
+def _lost(connection: Connection, why: Exception, reading: bool) -> None:
+    try:
+        connection.stopReading()
+        if reading and why is main.CONNECTION_DONE:
+            connection.readConnectionLost(Failure(why))
+        else:
+            connection.stopWriting()
+            connection.connectionLost(Failure(why))
+    except Exception:
+        log.failure("in a connection that was lost")
+
+
+_rounds: WeakKeyDictionary[Any, Rounds] = WeakKeyDictionary()
+
+
+def rounds_of(reactor: Any) -> Rounds:
+    """The ones of that reactor."""
+    found = _rounds.get(reactor)
+    if found is None:
+        found = _rounds[reactor] = Rounds(reactor)
+    return found

@@ -1,0 +1,289 @@
+"""Connections looked at in rounds: when there are pauses, and what becomes of each of them."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import main
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from p2pd.net.rounds import BUSY, EACH, IN, LEAST, MOST, OUT, WINDOW, Pause, Rounds, rounds_of
+
+
+def measured(pause: Pause, start: float, seconds: float, *, used: int, rate: float) -> float:
+    """So many are used for ``rate`` bytes per second; the moment of the last look."""
+    steps = round(seconds / WINDOW)
+    for step in range(steps + 1):
+        pause.measured(start + step * WINDOW, used, int(rate * WINDOW))
+    return start + steps * WINDOW
+
+
+def test_a_round_is_to_find_something_for_each_connection() -> None:
+    pause = Pause()
+    rate = EACH * 10 / 0.03
+    now = measured(pause, 100.0, BUSY - WINDOW, used=10, rate=rate)
+    assert pause.seconds == 0, "at first each message is waited for"
+    now = measured(pause, now + WINDOW, WINDOW, used=10, rate=rate)
+    assert pause.seconds == pytest.approx(0.03, rel=0.01)
+    now = measured(pause, now + WINDOW, WINDOW, used=1, rate=rate)
+    assert EACH / rate < LEAST
+    assert pause.seconds == 0, "one alone is given much at a time"
+    now = measured(pause, now + WINDOW, WINDOW, used=10, rate=rate / 100)
+    assert pause.seconds == MOST
+    assert not pause.due(now)
+    assert pause.due(now + WINDOW)
+
+
+@pytest.mark.parametrize("after", [4.1 * WINDOW, 60.0])
+def test_after_a_rest_each_message_is_waited_for_again(after: float) -> None:
+    pause = Pause()
+    rate = EACH * 10 / 0.03
+    now = measured(pause, 0.0, BUSY + WINDOW, used=10, rate=rate)
+    assert pause.seconds
+    pause.measured(now + after, 10, int(rate * after))
+    assert pause.seconds == 0
+    measured(pause, now + after + WINDOW, BUSY - 2 * WINDOW, used=10, rate=rate)
+    assert pause.seconds == 0
+
+
+def test_nothing_that_moves_is_a_rest() -> None:
+    pause = Pause()
+    now = measured(pause, 0.0, BUSY + WINDOW, used=10, rate=EACH * 10 / 0.03)
+    pause.measured(now + WINDOW, 3, 0)
+    assert pause.seconds == 0
+
+
+class Reactor(Clock):
+    """What rounds need of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[object] = []
+        self.at_the_end: list[Callable[[], None]] = []
+
+    def addReader(self, reader: object) -> None:
+        if reader not in self.readers:
+            self.readers.append(reader)
+
+    def removeReader(self, reader: object) -> None:
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+    def addSystemEventTrigger(self, phase: str, event: str, work: Callable[[], None]) -> None:
+        assert (phase, event) == ("during", "shutdown")
+        self.at_the_end.append(work)
+
+
+class Fake:
+    """One end of a pair of sockets; what is done when it is to be read may be given."""
+
+    def __init__(self, rounds: Rounds, name: str = "") -> None:
+        self._rounds = rounds
+        self.name = name
+        self.mine, self.other = socket.socketpair()
+        self.interest = 0
+        self.moved = 0
+        self.heard: list[object] = []
+        self.reads: Callable[[], Any] = lambda: None
+        self.waits_for(IN)
+
+    def waits_for(self, interest: int) -> None:
+        before, self.interest = self.interest, interest
+        if before != interest:
+            self._rounds.change(self, before, interest)
+
+    def close(self) -> None:
+        self.waits_for(0)
+        self.mine.close()
+        self.other.close()
+
+    def fileno(self) -> int:
+        return self.mine.fileno()
+
+    def doRead(self) -> Any:
+        data = self.mine.recv(100)
+        self.moved += len(data)
+        self.heard.append(data)
+        return self.reads() if data else main.CONNECTION_DONE
+
+    def doWrite(self) -> Any:
+        self.heard.append("room")
+        self.waits_for(self.interest & ~OUT)
+
+    def stopReading(self) -> None:
+        self.waits_for(self.interest & ~IN)
+
+    def stopWriting(self) -> None:
+        self.waits_for(self.interest & ~OUT)
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        self.heard.append(("read", reason.type))
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.heard.append(reason.type)
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.reactor = Reactor()
+        self.rounds = rounds_of(self.reactor)
+        self.made: list[Fake] = []
+
+    def connection(self) -> Fake:
+        self.made.append(Fake(self.rounds))
+        return self.made[-1]
+
+    def look(self) -> None:
+        """The reactor does, where it knows of it."""
+        for reader in list(self.reactor.readers):
+            assert reader is self.rounds
+            self.rounds.doRead()
+
+    def busy(self) -> float:
+        """Until there are pauses of 30 ms; the seconds that one lasts."""
+        now = measured(
+            self.rounds._pause, self.reactor.seconds(), BUSY + WINDOW, used=1, rate=EACH / 0.03
+        )  # fmt: skip
+        self.reactor.rightNow = now
+        return self.rounds._pause.seconds
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    for each in rig.made:
+        if each.mine.fileno() >= 0:
+            each.close()
+
+
+def test_whoever_is_ready_has_its_turn(rig: Rig) -> None:
+    one, two, three = rig.connection(), rig.connection(), rig.connection()
+    one.other.send(b"a")
+    two.waits_for(IN | OUT)
+    rig.look()
+    assert (one.heard, two.heard, three.heard) == ([b"a"], ["room"], [])
+    two.other.send(b"b")
+    rig.look()
+    assert two.heard == ["room", b"b"], "it is looked at again without a pause"
+
+
+def test_in_a_pause_it_waits_in_the_kernel(rig: Rig) -> None:
+    one = rig.connection()
+    pause = rig.busy()
+    one.other.send(b"a")
+    rig.look()
+    one.other.send(b"b")
+    rig.look()
+    rig.reactor.advance(pause * 0.9)
+    assert one.heard == [b"a"]
+    assert not rig.reactor.readers
+    rig.reactor.advance(pause * 0.2)
+    assert one.heard == [b"a", b"b"]
+    # That was something, so there is a pause again; behind one in which nothing came the reactor waits.
+    rig.reactor.advance(pause * 1.1)
+    assert rig.reactor.readers == [rig.rounds]
+    assert not rig.reactor.getDelayedCalls()
+    one.other.send(b"c")
+    rig.look()
+    assert one.heard == [b"a", b"b", b"c"]
+
+
+def test_who_comes_in_a_pause_waits_for_its_end_too(rig: Rig) -> None:
+    one = rig.connection()
+    pause = rig.busy()
+    one.other.send(b"a")
+    rig.look()
+    one.close()
+    two = rig.connection()
+    two.other.send(b"b")
+    rig.look()
+    assert two.heard == []
+    rig.reactor.advance(pause)
+    assert two.heard == [b"b"]
+    assert len(rig.reactor.getDelayedCalls()) == 1, "one pause, not one for each"
+
+
+def test_when_all_are_gone_nothing_is_left_with_the_reactor(rig: Rig) -> None:
+    one = rig.connection()
+    one.close()
+    assert not rig.reactor.readers
+    two = rig.connection()
+    pause = rig.busy()
+    two.other.send(b"a")
+    rig.look()
+    two.close()
+    rig.reactor.advance(pause)
+    assert not rig.reactor.readers
+    assert not rig.reactor.getDelayedCalls()
+
+
+def test_a_fault_costs_one_connection(rig: Rig) -> None:
+    one, two = rig.connection(), rig.connection()
+    one.reads = lambda: 1 / 0
+    for each in (one, two):
+        each.other.send(b"a")
+    rig.look()
+    assert one.heard == [b"a", ZeroDivisionError]
+    assert one.interest == 0
+    assert two.heard == [b"a"]
+    assert two.interest == IN
+
+
+@pytest.mark.parametrize(
+    ("interest", "heard"),
+    [
+        (IN, [b"", ("read", ConnectionDone)]),
+        (IN | OUT, [b"", ("read", ConnectionDone)]),
+        (OUT, [ConnectionLost]),
+    ],
+)
+def test_the_other_side_is_gone(rig: Rig, interest: int, heard: list[object]) -> None:
+    one = rig.connection()
+    one.waits_for(interest)
+    one.other.close()
+    rig.look()
+    assert one.heard == heard
+
+
+def test_whoever_is_ended_by_another_is_not_called(rig: Rig) -> None:
+    one, two = rig.connection(), rig.connection()
+    one.reads, two.reads = two.close, one.close
+    for each in (one, two):
+        each.other.send(b"a")
+    rig.look()
+    assert sorted(map(len, (one.heard, two.heard))) == [0, 1]
+
+
+def test_what_is_written_to_where_no_room_is_wanted_any_more(rig: Rig) -> None:
+    one = rig.connection()
+    one.waits_for(IN | OUT)
+    one.reads = one.stopWriting
+    one.other.send(b"a")
+    rig.look()
+    assert one.heard == [b"a"]
+
+
+def test_at_the_end_of_the_reactor_all_are_told_also_in_a_pause(rig: Rig) -> None:
+    one, two = rig.connection(), rig.connection()
+    rig.busy()
+    one.other.send(b"a")
+    rig.look()
+    assert not rig.reactor.readers
+    for work in rig.reactor.at_the_end:
+        work()
+    assert one.heard == [b"a", ConnectionLost]
+    assert two.heard == [ConnectionLost]
+
+
+def test_each_reactor_has_its_own_and_keeps_it() -> None:
+    one, two = Reactor(), Reactor()
+    assert rounds_of(one) is rounds_of(one)
+    assert rounds_of(one) is not rounds_of(two)
+    gc.collect()
