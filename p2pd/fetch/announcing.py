@@ -1,7 +1,7 @@
 """Who is to be told when of which pieces: a message for each piece would cost more than it tells. Pure.
 
-Whoever is sent something anyway hears of what is new at the same time, which costs no wake-up;
-all others a moment later, of several pieces at once.
+Whoever is sent something anyway hears of what is new at the same time, which costs no wake-up, unless
+that is little; all others a moment later, of several pieces at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ announcement is nothing, and others wait for it to pass it on."""
 MOST = 1.0
 """Seconds for which they are gathered at most."""
 TOGETHER = 5.0
-"""Once a transfer is under way they are gathered until each is of one piece for so many who are told."""
+"""Once a transfer is under way they are gathered until each is of one piece for so many who are told,"""
+ALONG = 0.6
+"""and something else that is sent brings what is new where that is this part of what is gathered for all."""
 
 ListenerKey = object
 
@@ -32,6 +34,8 @@ class Announcing:
         self._due = False
         self._last = float("-inf")
         self._gained = 0
+        self._gathered = 0  # by the time at which all were told last
+        self._begun = False
         self._each = 0.0  # seconds that a piece took, of late
 
     def gained(self, now: float, count: int = 1, *, begun: bool = False) -> float | None:
@@ -40,6 +44,7 @@ class Announcing:
         ``begun``: there are many already, so who is told of this one a little later can do without.
         """
         self._gained += count
+        self._begun = begun
         if self._due:
             return None
         self._due = True
@@ -52,7 +57,8 @@ class Announcing:
         """All who listen are told now, by :meth:`news`; whoever is not among them does no longer."""
         if self._gained:
             self._each = (now - self._last) / self._gained
-        self._due, self._last, self._gained = False, now, 0
+        self._due, self._last = False, now
+        self._gathered, self._gained = self._gained, 0
         for key in self._told.keys() - set(listeners):
             del self._told[key]
 
@@ -60,8 +66,13 @@ class Announcing:
         """It was told of all of ``held`` (see :func:`p2pd.pieces.mask_of`) otherwise."""
         self._told[listener] = held
 
-    def news(self, listener: ListenerKey, held: int) -> int:
-        """Those pieces of ``held`` that it was not told of; from now on it was."""
+    def news(self, listener: ListenerKey, held: int, *, along: bool = False) -> int:
+        """Those pieces of ``held`` that it was not told of; from now on it was.
+
+        ``along``: with something else that is sent. 0: none, or so few that they can wait for others.
+        """
         new = held & ~self._told.get(listener, 0)
+        if along and self._begun and new.bit_count() < self._gathered * ALONG:
+            return 0
         self._told[listener] = held
         return new

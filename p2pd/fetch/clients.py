@@ -12,6 +12,10 @@ from p2pd.pieces import Bitfield
 
 ClientKey = Hashable
 FileKey = Hashable
+SLOW = 12.0
+"""A downloader that takes less than this part of our rate while we send to it holds up nobody else."""
+STUCK = 1.0
+"""Nor does one that a range goes out to for longer than this, and longer than a slow one's would."""
 BASE_DELAY_RISE = 0.001
 """By this part the base delay comes nearer to the newest one with each grant that is used."""
 
@@ -39,6 +43,11 @@ class Open:
         if self.choice:
             stock = self.client.file
             stock.taken += (min(length / self.choice, 1.0) - stock.taken) * 0.1
+
+    def hangs(self, now: float, best: float) -> bool:
+        """True where it goes out far too slowly; ``best``: our highest rate, in bytes per second."""
+        took = now - self.began if self.began is not None else 0.0
+        return took > STUCK and (not best or took * best >= self.bytes * SLOW)
 
 
 @attrs.define(eq=False)
@@ -82,6 +91,10 @@ class Client:
         """It used a grant after so long."""
         base = seconds if self.base_delay is None else self.base_delay
         self.base_delay = min(seconds, base + (seconds - base) * BASE_DELAY_RISE)
+
+    def slow(self, best: float) -> bool:
+        """True where it holds up nobody else; ``best``: our highest rate, in bytes per second."""
+        return self.stuck or (bool(self.rate) and self.rate * SLOW < best)
 
     @property
     def burden(self) -> int:

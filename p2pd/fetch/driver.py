@@ -1,9 +1,10 @@
-"""What a transfer says to its sources. Pure."""
+"""What a transfer says to its sources, and the granting to downloaders. Pure."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from p2pd.fetch.clients import ClientKey, FileKey
 from p2pd.fetch.picker import Run, SourceKey
 
 
@@ -26,3 +27,15 @@ class Driver(Protocol):
 
     def trust(self, source: SourceKey) -> None:
         """A source that is used with care sent a right piece: it is used as any other from now on."""
+
+
+class GrantingDriver(Protocol):
+    """What the granting says, to be carried out at once or soon, never to call back within."""
+
+    def grant(
+        self, client: ClientKey, file: FileKey, grant: int, limit: int, run: Run | None, *, needed: bool
+    ) -> None:
+        """A slot of up to ``limit`` bytes; ``run``: only for these pieces; ``needed``: not to be put off."""
+
+    def send(self, client: ClientKey, grant: int) -> None:
+        """Send what was named by this grant."""

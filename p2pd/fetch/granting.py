@@ -2,7 +2,7 @@
 
 The other side of :mod:`p2pd.fetch.transfer`: a downloader says how many grants it wants,
 :class:`Granting` gives them where they help, and says which of the ranges that were named by
-them are to be sent now. It speaks to a :class:`Driver`; times are seconds of any monotonic clock.
+them are to be sent now. It speaks to a :class:`GrantingDriver`; times are seconds of any monotonic clock.
 
 With one downloader the grants run ahead, and the wire never waits. With several they are given
 in turn, just so many that the link does not idle until they are used: what waits in a queue
@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable
 
 from p2pd.fetch import runs
 from p2pd.fetch.clients import Client, ClientKey, FileKey, Open, Stock, usual_delay
+from p2pd.fetch.driver import GrantingDriver
 from p2pd.fetch.outflow import Outflow
 from p2pd.fetch.picker import Run, around
 from p2pd.fetch.rarity import Rarity
@@ -60,34 +61,28 @@ LEAST_BURDEN = 2
 BURDEN = 8
 """Who wants each piece once has at most so many, and this part of the file, that nobody else has: he
 may be the first, and the others a moment late."""
-SLOW = 12.0
-"""A downloader that takes less than this part of our rate while we send to it holds up nobody else."""
-STUCK = 1.0
-"""Nor does one that a range goes out to for longer than this, and longer than a slow one's would."""
 DAWDLES = 1.0
 PROMPT = 0.1
 DECLINES = 4
-"""Nor do the unused grants of one that took longer than the first to use its last one, or than the second
+"""Unused grants do not count of one that took longer than the first to use its last one, or than the second
 (or four times as long as others take to use one) to put it off, or declined more than so many in turn."""
 
 
-class Driver(Protocol):
-    """What :class:`Granting` says, to be carried out at once or soon, never to call back within."""
-
-    def grant(
-        self, client: ClientKey, file: FileKey, grant: int, limit: int, run: Run | None, *, needed: bool
-    ) -> None:
-        """A slot of up to ``limit`` bytes; ``run``: only for these pieces; ``needed``: not to be put off."""
-
-    def send(self, client: ClientKey, grant: int) -> None:
-        """Send what was named by this grant."""
-
-
 class Granting:
-    """See the module. ``seed``: of whom of equals to begin with; None: another one each time."""
+    """See the module. ``seed``: of whom of equals to begin with; None: another one each time.
 
-    def __init__(self, driver: Driver, seed: str | None = None) -> None:
+    ``later`` calls once all that came at the same time was told: to grant with each message anew costs
+    more. None: at once.
+    """
+
+    def __init__(
+        self, driver: GrantingDriver, seed: str | None = None, *,
+        later: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:  # fmt: skip
         self._driver = driver
+        self._later = later
+        self._due = False
+        self._now = 0.0
         self._random = random.Random(seed)
         self._stocks: dict[FileKey, Stock] = {}
         self._open: dict[int, Open] = {}
@@ -131,7 +126,7 @@ class Granting:
     def gained(self, file: FileKey, now: float) -> None:
         """A partial holder has more pieces."""
         if file in self._stocks:
-            self._go_on(now)
+            self._changed(now)
 
     # What downloaders say
 
@@ -157,7 +152,7 @@ class Granting:
         for opened in one.open.values():
             if opened.run is not None:
                 one.given |= opened.run.mask
-        self._go_on(now)
+        self._changed(now)
 
     def has(self, client: ClientKey, file: FileKey, mask: int, now: float) -> None:
         """It announces pieces. IndexError for one out of range."""
@@ -173,7 +168,7 @@ class Granting:
         one.announced |= new
         stock.counts.add(new)
         if stock.once:
-            self._go_on(now)
+            self._changed(now)
 
     def named(self, grant: int, run: Run, length: int, now: float) -> None:
         """A grant is used for ``length`` bytes, for these pieces."""
@@ -197,7 +192,7 @@ class Granting:
         client.used_after(took)
         self._base_delay = usual_delay(self._clients())
         self._waiting.append(opened)
-        self._go_on(now)
+        self._changed(now)
 
     def declined(self, grant: int, now: float, *, later: bool = False) -> bool:
         """It has nothing to ask for by this grant; ``later``: because enough is on its way to it.
@@ -213,7 +208,7 @@ class Granting:
             client.dawdles |= now - opened.at > max(PROMPT, 4 * self._turnaround)
             client.later = True
             self._close(opened)
-            self._go_on(now)
+            self._changed(now)
             return True
         client.declines += 1
         client.dawdles |= client.declines > DECLINES
@@ -223,7 +218,7 @@ class Granting:
             client.quiet = True
             opened.takes(0)
         self._close(opened)
-        self._go_on(now)
+        self._changed(now)
         return False
 
     def dropped(self, grant: int, now: float) -> None:
@@ -234,7 +229,7 @@ class Granting:
                 opened.client.given &= ~opened.run.mask
                 opened.client.owed &= ~opened.run.mask
             self._close(opened)
-            self._go_on(now)
+            self._changed(now)
 
     def unwanted(self, client: ClientKey, file: FileKey, now: float) -> None:
         """It wants no more of that file. What it announced counts on while others want some."""
@@ -246,7 +241,7 @@ class Granting:
                 self._close(opened)
         if stock is not None:
             self._forget(stock)
-            self._go_on(now)
+            self._changed(now)
 
     def left(self, client: ClientKey, now: float) -> None:
         """Its conversation is over."""
@@ -255,7 +250,7 @@ class Granting:
             if one is not None:
                 self._drop(one)
                 self._forget(stock)
-        self._go_on(now)
+        self._changed(now)
 
     # What becomes of it
 
@@ -273,14 +268,14 @@ class Granting:
         if seconds > 0:
             sample = opened.bytes / seconds
             client.rate += (sample - client.rate) * (0.3 if client.rate else 1.0)
-        client.stuck = self._hangs(opened, now)
+        client.stuck = opened.hangs(now, self.outflow.best)
         opened.ours = False  # it was sent: it counts
         self._close(opened)
-        self._go_on(now)
+        self._changed(now)
 
     def tick(self, now: float) -> None:
         """To be called several times a second: forgotten grants no longer hold others up."""
-        self._go_on(now)
+        self._changed(now)
 
     # Inside
 
@@ -320,6 +315,18 @@ class Granting:
         if opened in self._waiting:
             self._waiting.remove(opened)
 
+    def _changed(self, now: float) -> None:
+        self._now = now
+        if self._later is None:
+            self._go_on(now)
+        elif not self._due:
+            self._due = True
+            self._later(self._told)
+
+    def _told(self) -> None:
+        self._due = False
+        self._go_on(self._now)
+
     def _go_on(self, now: float) -> None:
         wanting = [client for client in self._clients() if client.want or client.open]
         alone = all(client.key == wanting[0].key for client in wanting)
@@ -345,7 +352,7 @@ class Granting:
             return False
         if client.later and not self._names(client) and not alone and not self._would_idle:
             return False
-        if not alone and count and self._slow(client):
+        if not alone and count and client.slow(self.outflow.best):
             return False
         if client.quiet and not client.lacks_first:
             return False
@@ -357,13 +364,6 @@ class Granting:
         """True where we say which pieces it gets."""
         return client.file.complete or bool(client.lacks_first)
 
-    def _slow(self, client: Client) -> bool:
-        return client.stuck or (bool(client.rate) and client.rate * SLOW < self.outflow.best)
-
-    def _hangs(self, opened: Open, now: float) -> bool:
-        took = now - opened.began if opened.began is not None else 0.0
-        return took > STUCK and (not self.outflow.best or took * self.outflow.best >= opened.bytes * SLOW)
-
     def _room(self, wanting: list[Client], now: float) -> bool:
         """True where more is to be granted, lest the link idle."""
         ahead = 0
@@ -372,7 +372,7 @@ class Granting:
             client = opened.client
             if not opened.used and now - opened.at > DAWDLES:
                 client.dawdles = True
-            if (opened.used or not client.dawdles) and not self._slow(client):
+            if (opened.used or not client.dawdles) and not client.slow(self.outflow.best):
                 among.append(client)
                 ahead += opened.bytes
         self._would_idle = not (self._long and ahead) or ahead < self._lead(self.outflow.rate, AHEAD)
@@ -457,9 +457,9 @@ class Granting:
     def _send_next(self, alone: bool, now: float) -> None:
         """In the order in which they were named, few at once: each is through the sooner."""
         for opened in self._sending:
-            opened.client.stuck |= self._hangs(opened, now)
+            opened.client.stuck |= opened.hangs(now, self.outflow.best)
         while self._waiting:
-            busy = sum(1 for opened in self._sending if not self._slow(opened.client))
+            busy = sum(1 for opened in self._sending if not opened.client.slow(self.outflow.best))
             if not alone and busy >= self._slots():
                 return
             opened = self._waiting.popleft()

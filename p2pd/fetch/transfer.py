@@ -345,6 +345,7 @@ class Transfer:
                 source.stalled = True
                 source.heard = now
                 self._want(source, self._wanted(source))
+        self._enough.reached(self.sources.values(), now)  # it is to know their best rate
         self._recall(now)
         self._wake(now)
 
@@ -369,9 +370,10 @@ class Transfer:
             self._release(other, get)
 
     def _recall(self, now: float) -> None:
-        enough = self._enough.reached(self.sources.values(), now)
         put_off = [each for each in self.sources.values() if each.put_off and self._usable(each)]
-        for source in [] if enough else self._enough.recalled(put_off):
+        if not put_off or self._enough.reached(self.sources.values(), now):
+            return
+        for source in self._enough.recalled(put_off):
             source.heard = now
             self._want(source, self._wanted(source))
 

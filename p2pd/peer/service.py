@@ -107,7 +107,7 @@ class PeerService(service.Service):
         self.pool = BufferPool()
         self.writer = Writer(reactor.callFromThread, reactor.callLater)
         self.budgets = Budgets()
-        self.granting = Granting(Counter())
+        self.granting = Granting(Counter(), later=lambda work: reactor.callLater(0, work))
         self.up, self.down = Limit(reactor), Limit(reactor)
         self._set_limits(config.run_time)
         self.label = config.name or ""

@@ -69,11 +69,11 @@ class Counter:
     """Carries out what Granting says; clients are :class:`Serving`, files their ids."""
 
     def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None, *, needed: bool) -> None:
-        """Part of :class:`~p2pd.fetch.granting.Driver`."""
+        """Part of :class:`~p2pd.fetch.driver.GrantingDriver`."""
         client.granted(file, grant, limit, run, needed)
 
     def send(self, client: Any, grant: int) -> None:
-        """Part of :class:`~p2pd.fetch.granting.Driver`."""
+        """Part of :class:`~p2pd.fetch.driver.GrantingDriver`."""
         client.send_range(grant)
 
 

@@ -227,7 +227,7 @@ class Stock:
         """``listener``, who is on that file, is about to be sent something: what is new comes with it."""
         for part in self._parts.values():
             if part.file_id == file_id:
-                _tell(part, listener)
+                _tell(part, listener, along=True)
 
     def offered(self, listener: Listener, part: Part) -> None:
         """``listener`` is told of all that is held of it, otherwise."""
@@ -248,7 +248,7 @@ class Stock:
             callback(name)
 
 
-def _tell(part: Part, listener: Listener) -> None:
-    news = part.announcing.news(listener, part.held.mask)
+def _tell(part: Part, listener: Listener, *, along: bool = False) -> None:
+    news = part.announcing.news(listener, part.held.mask, along=along)
     for text in format_parts(news, m.MAX_PIECES_TEXT) if news else ():
         listener.send(m.HavePiece(part.file_id, text))

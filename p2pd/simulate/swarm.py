@@ -276,14 +276,14 @@ class Machine:
     # The driver of the granting
 
     def grant(self, client: Any, file: Any, grant: int, limit: int, run: Run | None, *, needed: bool) -> None:
-        """Part of :class:`~p2pd.fetch.granting.Driver`."""
+        """Part of :class:`~p2pd.fetch.driver.GrantingDriver`."""
         other = self.met[client]
         self._grants[grant] = (other, Run(0, 0))
         self._catch_up(other)
         self._say(other, other.granted, self, grant, limit, run, needed)
 
     def send(self, client: Any, grant: int) -> None:
-        """Part of :class:`~p2pd.fetch.granting.Driver`."""
+        """Part of :class:`~p2pd.fetch.driver.GrantingDriver`."""
         other, run = self._grants[grant]
         length = self._length(run)
         flow = Flow(
@@ -342,10 +342,13 @@ class Machine:
     def _announce(self) -> None:
         self._announcing.due(self.met, self.clock.now)
         for other in self.met.values():
-            self._catch_up(other)
+            self._tell(other, along=False)
 
     def _catch_up(self, other: Machine) -> None:
-        mask = self._announcing.news(other.number, self.held.mask) if self.number else 0
+        self._tell(other, along=True)
+
+    def _tell(self, other: Machine, *, along: bool) -> None:
+        mask = self._announcing.news(other.number, self.held.mask, along=along) if self.number else 0
         if mask:
             self._say(other, other.announced, self, mask)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.fetch.announcing import EACH, GATHER, MOST, TOGETHER, USUAL_PIECE, Announcing
+from p2pd.fetch.announcing import ALONG, EACH, GATHER, MOST, TOGETHER, USUAL_PIECE, Announcing
 
 PIECE = 128 * 1024
 
@@ -65,6 +65,26 @@ def test_who_heard_with_something_else_is_not_told_again() -> None:
     assert announcing.news("a", 0b111) == 0b110
     assert announcing.news("a", 0b111) == 0
     assert announcing.news("b", 0b111) == 0b111
+
+
+def test_once_under_way_a_few_pieces_do_not_go_along_with_something_else() -> None:
+    announcing = Announcing(PIECE)
+    announcing.knows("a", 0)
+    announcing.gained(1.0)
+    assert announcing.news("a", 0b1, along=True) == 0b1, "of the first pieces each is told at once"
+    announcing.gained(1.0, count=9, begun=True)
+    announcing.due(["a"], 1.5)  # ten were gathered
+    assert announcing.news("a", 0x3FF) == 0x3FE
+    few = int(10 * ALONG) - 1
+    assert announcing.gained(1.6, count=few, begun=True) is not None
+    held = 0x3FF | ((1 << few) - 1) << 10
+    assert announcing.news("a", held, along=True) == 0
+    announcing.gained(1.7, begun=True)
+    assert announcing.news("a", held << 1 | 1, along=True) == held << 1 & ~0x3FF
+    assert announcing.gained(1.8, begun=True) is None, "all hear of it when that is due"
+    assert announcing.news("a", held << 2 | 3, along=True) == 0
+    announcing.due(["a"], 2.0)
+    assert announcing.news("a", held << 2 | 3).bit_count() == 1
 
 
 def test_who_listens_no_longer_is_forgotten() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -32,11 +33,12 @@ class World:
 
     def __init__(
         self, count: int, held: Bitfield | None = None, first: Bitfield | None = None, seed: str = "",
-        piece: int = PIECE,
+        piece: int = PIECE, *, gathers: bool = False,
     ) -> None:  # fmt: skip
         self.piece = piece
+        self.later: list[Callable[[], None]] = []
         self.count, self.held, self.first = count, held, first
-        self.granting = Granting(self, seed)
+        self.granting = Granting(self, seed, later=self.later.append if gathers else None)
         self.now = 0.0
         self.open: dict[int, Given] = {}
         self.sending: list[Given] = []
@@ -55,6 +57,11 @@ class World:
 
     def has(self, client: str, *pieces: int) -> None:
         self.granting.has(client, "f", sum(1 << piece for piece in pieces), self.now)
+
+    def told(self) -> None:
+        """All that came at once was."""
+        while self.later:
+            self.later.pop(0)()
 
     # The driver
 
@@ -307,6 +314,26 @@ def test_no_more_is_granted_than_the_link_needs(complete: bool) -> None:
     assert link.most < link.rate * 0.6
 
 
+def test_what_comes_at_once_is_told_before_anything_is_granted() -> None:
+    world = World(8, gathers=True)
+    world.want("a", 3)
+    world.want("b", 3)
+    assert not world.open
+    world.told()
+    # Had it been one after the other, the first would have been alone, and given all that he wants.
+    assert all(one.run is not None and len(one.run) == 1 for one in world.open.values())
+    assert {one.client for one in world.open.values()} == {"a", "b"}
+    one = world.of("a")[0]
+    world.use(one)
+    assert not world.sending
+    world.told()
+    assert world.sending == [one]
+    world.leave("a")
+    world.leave("b")
+    world.told()
+    assert not world.open
+
+
 def test_announcements_out_of_range_are_an_error() -> None:
     world = World(10)
     world.want("a", 1)
@@ -510,7 +537,7 @@ def test_any_order_of_events_keeps_the_rules(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 30))
     partial = data.draw(st.booleans())
     held = Bitfield(count) if partial else None
-    world = World(count, held)
+    world = World(count, held, gathers=data.draw(st.booleans()))
     wanted: dict[str, int] = {}
     for _ in range(data.draw(st.integers(5, 60))):
         world.now += data.draw(st.sampled_from([0.0, 0.001, 0.05, 1.0]))
@@ -543,6 +570,9 @@ def test_any_order_of_events_keeps_the_rules(data: st.DataObject) -> None:
             held.add(data.draw(st.integers(0, count - 1)))
             world.granting.gained("f", world.now)
         world.granting.tick(world.now)
+        assert len(world.later) <= 1
+        if data.draw(st.booleans()):
+            world.told()
         for each, most in wanted.items():
             assert len(world.of(each)) <= max(ALONE, MOST_EACH, most)
         for one in world.open.values():
@@ -554,6 +584,7 @@ def test_any_order_of_events_keeps_the_rules(data: st.DataObject) -> None:
     world.want("z", 1)
     for _ in range(100):
         world.now += 1.0
+        world.told()
         for one in list(world.open.values()):
             if one.client == "z":
                 return
