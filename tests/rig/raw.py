@@ -129,6 +129,8 @@ class Raw:
         self.send(m.Want(have.file, 1))
         while sum(map(len, parts.values())) < length:
             grant = self.expect(m.Grant)
+            if grant.file != have.file:
+                continue  # what was fetched before stands wanted
             start = max(offset, grant.first * have.piece_size) if grant.count else offset
             while start in parts:
                 start += len(parts[start])
