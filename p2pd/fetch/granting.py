@@ -71,8 +71,8 @@ DECLINES = 4
 class Granting:
     """See the module. ``seed``: of whom of equals to begin with; None: another one each time.
 
-    ``later`` calls once all that came at the same time was told: to grant with each message anew costs
-    more. None: at once.
+    ``later`` calls once all that came at the same time was told: where several want some, to go on with each
+    message anew costs more. None: at once.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class Granting:
     ) -> None:  # fmt: skip
         self._driver = driver
         self._later = later
-        self._due = False
-        self._now = 0.0
+        self._due, self._now = False, 0.0
+        self._alone = True  # at most one wants some
         self._random = random.Random(seed)
         self._stocks: dict[FileKey, Stock] = {}
         self._open: dict[int, Open] = {}
@@ -317,7 +317,7 @@ class Granting:
 
     def _changed(self, now: float) -> None:
         self._now = now
-        if self._later is None:
+        if self._later is None or self._alone:
             self._go_on(now)
         elif not self._due:
             self._due = True
@@ -329,7 +329,7 @@ class Granting:
 
     def _go_on(self, now: float) -> None:
         wanting = [client for client in self._clients() if client.want or client.open]
-        alone = all(client.key == wanting[0].key for client in wanting)
+        self._alone = alone = all(client.key == wanting[0].key for client in wanting)
         self._send_next(alone, now)
         # This is done with each message that comes, mostly for nothing: what costs little comes first.
         self._long = not alone and self._pieces_are_long(wanting)

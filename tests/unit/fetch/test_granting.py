@@ -314,24 +314,29 @@ def test_no_more_is_granted_than_the_link_needs(complete: bool) -> None:
     assert link.most < link.rate * 0.6
 
 
-def test_what_comes_at_once_is_told_before_anything_is_granted() -> None:
+def test_among_several_what_comes_at_once_is_told_before_it_goes_on() -> None:
     world = World(8, gathers=True)
     world.want("a", 3)
+    assert world.of("a"), "who is alone does not wait"
     world.want("b", 3)
-    assert not world.open
+    for one in world.of("a"):
+        world.decline(one)
+    world.want("c", 3)
+    assert not world.of("c")
+    assert len(world.later) == 1
     world.told()
-    # Had it been one after the other, the first would have been alone, and given all that he wants.
-    assert all(one.run is not None and len(one.run) == 1 for one in world.open.values())
-    assert {one.client for one in world.open.values()} == {"a", "b"}
-    one = world.of("a")[0]
+    assert world.of("c")
+    one = world.of("b")[0]
     world.use(one)
     assert not world.sending
     world.told()
     assert world.sending == [one]
-    world.leave("a")
     world.leave("b")
+    world.leave("c")
     world.told()
-    assert not world.open
+    world.leave("a")
+    world.want("d", 1)
+    assert world.of("d"), "nor does who is alone again"
 
 
 def test_announcements_out_of_range_are_an_error() -> None:
