@@ -129,12 +129,15 @@ class Rounds:
             self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
 
     def _go_on(self) -> None:
-        self._next = None
-        found = self._look()
-        if found and self._pause.seconds and self._all:
-            self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
-        elif self._all:
-            self._reactor.addReader(self)
+        found = True
+        try:
+            found = self._look()  # who comes meanwhile does not have the reactor look
+        finally:
+            self._next = None
+            if found and self._pause.seconds and self._all:
+                self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
+            elif self._all:
+                self._reactor.addReader(self)
 
     def _look(self) -> bool:
         events = self._epoll.poll(0, max(len(self._all), 1))

@@ -210,6 +210,20 @@ def test_who_comes_in_a_pause_waits_for_its_end_too(rig: Rig) -> None:
     assert len(rig.reactor.getDelayedCalls()) == 1, "one pause, not one for each"
 
 
+def test_who_comes_while_it_is_looked_has_no_pause_of_its_own(rig: Rig) -> None:
+    one = rig.connection()
+    pause = rig.busy()
+    one.other.send(b"a")
+    rig.look()
+    one.reads = lambda: rig.connection() and None
+    one.other.send(b"b")
+    rig.reactor.advance(pause)
+    assert one.heard == [b"a", b"b"]
+    assert len(rig.made) == 2
+    assert not rig.reactor.readers
+    assert len(rig.reactor.getDelayedCalls()) == 1
+
+
 def test_when_all_are_gone_nothing_is_left_with_the_reactor(rig: Rig) -> None:
     one = rig.connection()
     one.close()
