@@ -227,9 +227,9 @@ class _Fast(tcp.Connection):
             self._interested(self.interest | OUT)
 
     def _interested(self, new: int) -> None:
-        old, self.interest = self.interest, new
-        if old != new:
-            rounds_of(self.reactor).change(self, old, new)
+        if self.interest != new:
+            rounds_of(self.reactor).change(self, self.interest, new)
+            self.interest = new  # not where it was refused
 
     @property
     def moved(self) -> int:

@@ -9,6 +9,7 @@ milliseconds. What comes or could go out meanwhile waits in the kernel, which it
 from __future__ import annotations
 
 import select
+from collections.abc import Collection
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
@@ -21,7 +22,15 @@ from zope.interface import implementer
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
 EACH = 16 * 1024
-"""Bytes, in and out, that a round is to find for each connection that is in use."""
+"""Bytes, in and out, that a round is to find for each connection that is in use,"""
+BUSIEST = 128 * 1024
+"""and for the busiest one at most: what waits for it in the kernel is not to run out meanwhile."""
+IN_USE = 4 * 1024
+"""A connection is in use that moves so many bytes in a window;"""
+MANY = 6
+"""so many have to be,"""
+BULK = 1024 * 1024
+"""and move so many bytes per second: with less they wait for each other's messages, not for the link."""
 LEAST = 0.005
 """Seconds: what would be a shorter pause is none;"""
 MOST = 0.08
@@ -65,15 +74,17 @@ class Pause:
         """True where :meth:`measured` is to be told."""
         return now - self._window >= WINDOW
 
-    def measured(self, now: float, used: int, moved: int) -> None:
-        """Since the last time so many connections were used, for so many bytes."""
+    def measured(self, now: float, moved: Collection[int]) -> None:
+        """Since the last time each connection moved so many bytes, in and out."""
         span = now - self._window
         self._window = now
-        if span > 4 * WINDOW or not moved:
+        used = sum(1 for each in moved if each >= IN_USE)
+        total = sum(moved)
+        if used < MANY or span > 4 * WINDOW or total < BULK * span:
             self._busy_since, self.seconds = now, 0.0
         elif now - self._busy_since >= BUSY:
-            pause = EACH * used * span / moved
-            self.seconds = min(pause, MOST) if pause >= LEAST else 0.0
+            pause = min(EACH * used * span / total, BUSIEST * span / max(moved), MOST)
+            self.seconds = pause if pause >= LEAST else 0.0
 
 
 @implementer(IReadDescriptor)
@@ -119,7 +130,9 @@ class Rounds:
         return "rounds"
 
     def connectionLost(self, reason: Failure) -> None:
-        """Part of IReadDescriptor; see :meth:`_end`."""
+        """Part of IReadDescriptor: the look failed, and the reactor would look no more."""
+        if self._all and self._next is None:
+            self._reactor.addReader(self)
 
     def doRead(self) -> None:
         """Some connection is ready."""
@@ -148,8 +161,7 @@ class Rounds:
                 _handle(connection, event)
         now = self._reactor.seconds()
         if self._pause.due(now):
-            moved = sum(each.moved - before for each, before in self._used.items())
-            self._pause.measured(now, len(self._used), moved)
+            self._pause.measured(now, [each.moved - before for each, before in self._used.items()])
             self._used.clear()
         return bool(events)
 

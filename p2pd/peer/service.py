@@ -107,7 +107,9 @@ class PeerService(service.Service):
         self.pool = BufferPool()
         self.writer = Writer(reactor.callFromThread, reactor.callLater)
         self.budgets = Budgets()
-        self.granting = Granting(Counter(), later=lambda work: reactor.callLater(0, work))
+        self.granting = Granting(
+            Counter(), later=lambda work: reactor.callLater(0, self._tick, lambda now: work())
+        )
         self.up, self.down = Limit(reactor), Limit(reactor)
         self._set_limits(config.run_time)
         self.label = config.name or ""

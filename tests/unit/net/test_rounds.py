@@ -13,49 +13,81 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from p2pd.net.rounds import BUSY, EACH, IN, LEAST, MOST, OUT, WINDOW, Pause, Rounds, rounds_of
+from p2pd.net.rounds import (
+    BULK,
+    BUSIEST,
+    BUSY,
+    EACH,
+    IN,
+    IN_USE,
+    MANY,
+    MOST,
+    OUT,
+    WINDOW,
+    Pause,
+    Rounds,
+    rounds_of,
+)  # fmt: skip
 
 
 def measured(pause: Pause, start: float, seconds: float, *, used: int, rate: float) -> float:
-    """So many are used for ``rate`` bytes per second; the moment of the last look."""
+    """So many move ``rate`` bytes per second together; the moment of the last look."""
     steps = round(seconds / WINDOW)
     for step in range(steps + 1):
-        pause.measured(start + step * WINDOW, used, int(rate * WINDOW))
+        pause.measured(start + step * WINDOW, [int(rate * WINDOW / used)] * used)
     return start + steps * WINDOW
+
+
+RATE = EACH * 10 / 0.03
 
 
 def test_a_round_is_to_find_something_for_each_connection() -> None:
     pause = Pause()
-    rate = EACH * 10 / 0.03
-    now = measured(pause, 100.0, BUSY - WINDOW, used=10, rate=rate)
+    now = measured(pause, 100.0, BUSY - WINDOW, used=10, rate=RATE)
     assert pause.seconds == 0, "at first each message is waited for"
-    now = measured(pause, now + WINDOW, WINDOW, used=10, rate=rate)
+    now = measured(pause, now + WINDOW, WINDOW, used=10, rate=RATE)
     assert pause.seconds == pytest.approx(0.03, rel=0.01)
-    now = measured(pause, now + WINDOW, WINDOW, used=1, rate=rate)
-    assert EACH / rate < LEAST
-    assert pause.seconds == 0, "one alone is given much at a time"
-    now = measured(pause, now + WINDOW, WINDOW, used=10, rate=rate / 100)
+    now = measured(pause, now + WINDOW, WINDOW, used=10, rate=RATE * 10)
+    assert pause.seconds == 0, "that would be less than the least"
+    now = measured(pause, now + WINDOW, WINDOW, used=40, rate=BULK * 1.01)
     assert pause.seconds == MOST
     assert not pause.due(now)
     assert pause.due(now + WINDOW)
 
 
+def test_the_busiest_has_not_to_wait_for_those_that_say_little() -> None:
+    pause = Pause()
+    busy = 10_000_000
+    for step in range(20):
+        pause.measured(step * WINDOW, [int(busy * WINDOW), *[IN_USE] * 60])
+    assert pause.seconds == pytest.approx(BUSIEST / busy, rel=0.01)
+    for step in range(20, 40):
+        pause.measured(step * WINDOW, [int(busy * WINDOW), *[IN_USE - 1] * 60])
+    assert pause.seconds == 0, "they are not in use"
+
+
+@pytest.mark.parametrize(("used", "rate"), [(1, 2e6), (MANY - 1, 2e6), (10, BULK * 0.9), (40, 2e4)])
+def test_few_or_those_that_wait_for_each_other_are_looked_at_at_once(used: int, rate: float) -> None:
+    pause = Pause()
+    measured(pause, 0.0, 10 * BUSY, used=used, rate=rate)
+    assert pause.seconds == 0
+
+
 @pytest.mark.parametrize("after", [4.1 * WINDOW, 60.0])
 def test_after_a_rest_each_message_is_waited_for_again(after: float) -> None:
     pause = Pause()
-    rate = EACH * 10 / 0.03
-    now = measured(pause, 0.0, BUSY + WINDOW, used=10, rate=rate)
+    now = measured(pause, 0.0, BUSY + WINDOW, used=10, rate=RATE)
     assert pause.seconds
-    pause.measured(now + after, 10, int(rate * after))
+    pause.measured(now + after, [int(RATE * after / 10)] * 10)
     assert pause.seconds == 0
-    measured(pause, now + after + WINDOW, BUSY - 2 * WINDOW, used=10, rate=rate)
+    measured(pause, now + after + WINDOW, BUSY - 2 * WINDOW, used=10, rate=RATE)
     assert pause.seconds == 0
 
 
 def test_nothing_that_moves_is_a_rest() -> None:
     pause = Pause()
-    now = measured(pause, 0.0, BUSY + WINDOW, used=10, rate=EACH * 10 / 0.03)
-    pause.measured(now + WINDOW, 3, 0)
+    now = measured(pause, 0.0, BUSY + WINDOW, used=10, rate=RATE)
+    pause.measured(now + WINDOW, [0, 0, 0])
     assert pause.seconds == 0
 
 
@@ -147,9 +179,7 @@ class Rig:
 
     def busy(self) -> float:
         """Until there are pauses of 30 ms; the seconds that one lasts."""
-        now = measured(
-            self.rounds._pause, self.reactor.seconds(), BUSY + WINDOW, used=1, rate=EACH / 0.03
-        )  # fmt: skip
+        now = measured(self.rounds._pause, self.reactor.seconds(), BUSY + WINDOW, used=10, rate=RATE)
         self.reactor.rightNow = now
         return self.rounds._pause.seconds
 
@@ -222,6 +252,15 @@ def test_who_comes_while_it_is_looked_has_no_pause_of_its_own(rig: Rig) -> None:
     assert len(rig.made) == 2
     assert not rig.reactor.readers
     assert len(rig.reactor.getDelayedCalls()) == 1
+
+
+def test_a_look_that_fails_is_not_the_last_one(rig: Rig) -> None:
+    one = rig.connection()
+    rig.reactor.removeReader(rig.rounds)  # as the reactor does then
+    rig.rounds.connectionLost(Failure(MemoryError()))
+    one.other.send(b"a")
+    rig.look()
+    assert one.heard == [b"a"]
 
 
 def test_when_all_are_gone_nothing_is_left_with_the_reactor(rig: Rig) -> None:
