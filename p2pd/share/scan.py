@@ -34,6 +34,10 @@ from p2pd.share.telling import Lookup, State, Teller, Update, sentences
 QUIET_UNSURE = 30.0
 """The same for a file that somebody was seen to write, where the kernel cannot say whether he still does."""
 
+CLOSINGS = 7
+"""So often a file that was closed is looked at again, after 1, 2, 4, ... milliseconds, while it seems to be
+written: the kernel tells of a close before it counts the writer out."""
+
 _NEW = inotify.CREATE | inotify.MOVED_TO
 _GONE = inotify.DELETE | inotify.MOVED_FROM
 _UNKNOWN = StatKey(0, 0, -1, 0, 0)
@@ -63,6 +67,7 @@ class Scanner:
         self._known: dict[bytes, Folder] = {}
         self._by_wd: dict[int, bytes] = {}
         self._waiting: dict[bytes, Waiting] = {}
+        self._closing: dict[bytes, int] = {}  # looked at so often since somebody closed it
         self._unreadable: dict[bytes, str] = {}
         self._unlisted: set[bytes] = set()  # for want of a descriptor: listed as soon as there is one
         self._skipped: dict[bytes, int] = {}
@@ -129,7 +134,7 @@ class Scanner:
             if self._inotify is not None:
                 poll.register(self._inotify.fd, select.POLLIN)
             while not self._stopping.is_set():
-                poll.poll()
+                poll.poll(2 ** min(self._closing.values()) if self._closing else None)
                 self._round()
         except Exception:  # a fault of ours must not pass in silence: the share would stand still
             self._log.failure("the share is not watched any more")
@@ -152,6 +157,8 @@ class Scanner:
         self._bell.hear()
         while self._commands and not self._stopping.is_set():
             self._commands.popleft()()
+        for rel, looks in list(self._closing.items()):
+            self._look(rel, closing=looks + 1)
         for event in self._inotify.read() if self._inotify else ():
             if self._stopping.is_set():
                 return
@@ -279,8 +286,9 @@ class Scanner:
         else:
             self._look(rel)
 
-    def _look(self, rel: bytes, again: bool = False) -> None:
-        """Tell of the file if it is at rest, or that it is gone."""
+    def _look(self, rel: bytes, again: bool = False, closing: int | None = None) -> None:
+        """Tell of the file if it is at rest, or that it is gone; ``closing``: see :data:`CLOSINGS`."""
+        self._closing.pop(rel, None)
         folder, _, leaf = rel.rpartition(b"/")
         if folder not in self._known:
             if self._no_events or self._unwatched:
@@ -298,10 +306,12 @@ class Scanner:
             self._unreadable[rel] = str(error)
             self._hold(rel, _UNKNOWN, evented=False)
         else:
-            if writer:
-                self._hold(rel, key, evented=True)
-            else:
+            if not writer:
                 self._offer(rel, key)
+                return
+            self._hold(rel, key, evented=True)
+            if closing is not None and closing < CLOSINGS:
+                self._closing[rel] = closing
 
     def _settle(self) -> None:
         self._root_problem = self._root.problem()
@@ -390,7 +400,9 @@ class Scanner:
             self._drop(rel)
         elif mask & (inotify.CREATE | inotify.MODIFY):
             self._written(rel, created=bool(mask & inotify.CREATE))
-        elif mask & (inotify.CLOSE_WRITE | inotify.MOVED_TO) or rel not in self._waiting:
+        elif mask & inotify.CLOSE_WRITE:
+            self._look(rel, closing=0)
+        elif mask & inotify.MOVED_TO or rel not in self._waiting:
             self._look(rel)
 
     def _written(self, rel: bytes, created: bool) -> None:

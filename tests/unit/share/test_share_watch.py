@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
-from p2pd.share import hashing, listing, syscalls
+from p2pd.share import hashing, listing, scan, syscalls
 from p2pd.share.inotify import Inotify
 
 from .conftest import Rig, awaited
@@ -80,6 +82,54 @@ async def test_a_file_that_is_copied_in_slowly(rig: Rig, sure: bool, monkeypatch
         await rig.until(lambda: "slow" not in rig.names)
     await rig.hashed("slow")
     assert rig.told.count("slow") == fresh + 2
+
+
+@awaited
+async def test_a_writer_that_is_counted_out_after_its_close_was_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the one who closes loses the processor in the middle of it; the clock stands still."""
+    await rig.start()
+    looks: list[bool] = []
+    has_writer = syscalls.has_writer
+
+    def late(fd: int) -> bool | None:
+        looks.append(len(looks) < 3)
+        return looks[-1] or has_writer(fd)
+
+    monkeypatch.setattr(syscalls, "has_writer", late)
+    (rig.folder / "a").write_bytes(b"hello")
+    await rig.hashed("a")
+    assert looks == [True, True, True, False]
+
+
+@awaited
+async def test_a_second_writer_is_not_looked_for_without_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.start()
+    has_writer = syscalls.has_writer
+    looks: list[bool | None] = []
+    enough: Deferred[None] = Deferred()
+
+    def count(fd: int) -> bool | None:
+        looks.append(has_writer(fd))
+        if len(looks) == scan.CLOSINGS + 1:
+            reactor.callFromThread(enough.callback, None)  # type: ignore[attr-defined]
+        return looks[-1]
+
+    monkeypatch.setattr(syscalls, "has_writer", count)
+    with open(rig.folder / "a", "wb", buffering=0) as first:
+        with open(rig.folder / "a", "wb", buffering=0):
+            pass
+        await enough
+        monkeypatch.undo()
+        await rig.mark()
+        assert rig.index._scanner._closing == {}
+        assert "a" not in rig.names
+        first.write(b"x")
+    await rig.hashed("a")
+    assert looks == [True] * (scan.CLOSINGS + 1)
 
 
 @awaited
