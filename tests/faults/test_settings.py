@@ -127,7 +127,7 @@ def test_a_new_lease_is_told_to_who_joins_and_takes_nothing_from_who_is_here(hos
     manager = host.manager("--config", str(file))
     early = host.peer("early", manager=manager)
     early.wait_peers(0)
-    oracle = Oracle(host, [manager, early])
+    oracle = Oracle(host, [manager, early]).warm()  # its first `req` opens a folder
     file.write_text("lease = 1\n")
     hang_up(manager, "lease is 1 now")
     late = host.peer("late", manager=manager)
