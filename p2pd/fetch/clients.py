@@ -8,6 +8,7 @@ import attrs
 
 from p2pd.fetch.picker import Run
 from p2pd.fetch.rarity import Rarity
+from p2pd.fetch.runs import LONG_AT_ONCE
 from p2pd.pieces import Bitfield
 
 ClientKey = Hashable
@@ -129,6 +130,8 @@ class Stock:
     """The pieces that came of a complete holder: it gives most of them to nobody else."""
     everything: int
     counts: Rarity
+    at_once: int = LONG_AT_ONCE
+    """So many are sent at once where they are long."""
     once: int = 0  # how many of the clients want each piece once
     taken: float = 1.0  # the part of a grant that is used, of late, where others choose the pieces
     clients: dict[ClientKey, Client] = attrs.Factory(dict)

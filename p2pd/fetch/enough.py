@@ -12,11 +12,10 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
+from p2pd.fetch.runs import LONG_AT_ONCE
 from p2pd.fetch.sources import Get, Source
 
-ENOUGH = 3
-"""Requests that are enough; so many ranges a source sends at once, where pieces are long."""
-RECALLED = 5
+RECALLED = 10
 """Sources that put off are told `want` again at once: each of those that has room meanwhile grants, and
 all but the first are put off again."""
 LONG = 4.0
@@ -37,6 +36,8 @@ class Enough:
 
     def __init__(self, seed: str) -> None:
         self._lots = random.Random(seed)
+        self.requests = LONG_AT_ONCE
+        """So many are enough."""
         self._took: float | None = None  # seconds, smoothed
         self._best = 0.0  # bytes per second, of all that was on its way at once
         self._looked = 0.0
@@ -59,8 +60,8 @@ class Enough:
         self._best = max(rate, self._best * 0.5 ** ((now - self._looked) / REMEMBERED))
         self._looked = now
         # Of whom nothing is known we expect as much as of the others.
-        expected = rate + unknown * self._best / ENOUGH
-        return count >= ENOUGH and expected >= self._best * FILLED
+        expected = rate + unknown * self._best / self.requests
+        return count >= self.requests and expected >= self._best * FILLED
 
     def recalled(self, put_off: list[Source]) -> list[Source]:
         """Some of those who were put off, and no longer are then."""

@@ -44,9 +44,8 @@ FIRST_ROUNDS = 2
 goes into a queue at first looks like a rate, too."""
 SLOTS = 4
 """Ranges sent at once to different downloaders;"""
-SLOTS_LONG = 3
 MOST_EACH_LONG = 1
-"""fewer of long pieces, and one to each: the sooner the first are passed on. Nor are more granted;"""
+"""fewer of long pieces (see ``at_once``), one to each: each is through sooner. Nor are more granted;"""
 FILLED = 0.6
 """but twice as many where they take less than this part of our highest rate."""
 LONG_PIECE = 1024 * 1024
@@ -104,20 +103,18 @@ class Granting:
 
     def offer(
         self, file: FileKey, count: int, piece_size: int, held: Bitfield | None,
-        first: Bitfield | None = None,
+        first: Bitfield | None = None, *, at_once: int = runs.LONG_AT_ONCE,
     ) -> None:  # fmt: skip
-        """``file`` of ``count`` pieces of ``piece_size`` bytes may be wanted.
+        """``file`` of ``count`` pieces of ``piece_size`` bytes may be wanted, ``at_once`` of long ones.
 
         ``held`` None: all of it; else the pieces held, and ``first`` those that came of a complete holder:
         objects that their owner keeps up to date.
         """
         stock = self._stocks.get(file)
         if stock is None:
-            self._stocks[file] = Stock(
-                file, count, piece_size, held, first, run_mask(0, count), Rarity(count)
-            )
-        else:
-            stock.held, stock.first = held, first
+            every = run_mask(0, count)
+            self._stocks[file] = stock = Stock(file, count, piece_size, held, first, every, Rarity(count))
+        stock.held, stock.first, stock.at_once = held, first, at_once
 
     def knows(self, file: FileKey) -> bool:
         """True while somebody wants some of it."""
@@ -385,7 +382,8 @@ class Granting:
         """Ranges that are sent at once."""
         if not self._long or any(client.file.complete for client in self._clients() if client.want):
             return SLOTS  # whoever has all may have the faster link
-        return SLOTS_LONG * (2 if self.outflow.rate < self.outflow.best * FILLED else 1)
+        at_once = min((stock.at_once for stock in self._stocks.values()), default=runs.LONG_AT_ONCE)
+        return at_once * (2 if self.outflow.rate < self.outflow.best * FILLED else 1)
 
     def _pieces_are_long(self, wanting: list[Client]) -> bool:
         """True where the link does not idle though only one piece is granted ahead."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 from p2pd.fetch.sources import Source
@@ -37,6 +38,20 @@ NAMED_SECONDS = 1.0
 LEAST_NAMED = 1024 * 1024
 """What a source names itself is taken from it up to what it sends in so many seconds, or so many bytes:
 it names little where it is honest, and is not to have all that is missing asked of it where it is not."""
+
+LONG_AT_ONCE = 3
+"""Of long pieces a source sends so many at once, and so many requests are enough for a downloader: that
+evens out who has how much."""
+FEW_AT_ONCE = 2
+"""Fewer where a file has few pieces for so many peers: it takes as long as the last piece takes to come to
+all, in steps that double its holders, and each is through the sooner,"""
+STEPS = 15
+"""few being so many times those steps."""
+
+
+def long_at_once(count: int, peers: int) -> int:
+    """How many of ``count`` long pieces are sent, or asked for, at once, with ``peers`` on the file."""
+    return FEW_AT_ONCE if count < STEPS * math.log2(max(peers, 1)) else LONG_AT_ONCE
 
 
 def begun(held: Bitfield) -> bool:

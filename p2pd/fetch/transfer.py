@@ -54,6 +54,15 @@ class Transfer:
         self._passed_on = True
         self._enough = Enough(seed)
 
+    def among(self, peers: int) -> None:
+        """So many peers may be on the file, as far as is known."""
+        self._enough.requests = runs.long_at_once(self.held.count, peers)
+
+    @property
+    def long_at_once(self) -> int:
+        """Of long pieces so many are to be under way at once."""
+        return self._enough.requests
+
     @property
     def held(self) -> Bitfield:
         """The pieces that are verified and written."""

@@ -82,6 +82,8 @@ class Asking:
         self._neighbours = neighbours
         self._quit: set[PeerId] = set()  # who was left for another: not asked because he asks
         self._stopped = False
+        self.here = 0
+        """How many may be on the file."""
 
     def sweep(self, now: float) -> None:
         """Ask who is here and not yet asked; called often, and when somebody new is there."""
@@ -89,6 +91,7 @@ class Asking:
             return
         active = {info.id: info for info in self._contacts.active()}
         here = {peer: info for peer, info in (self._hinted | active).items() if self._allowed(info)}
+        self.here = len(here)
         for peer in [peer for peer in self._asked if peer not in here]:
             left = self._asked[peer]
             if left.source is None and left.dialling is None:

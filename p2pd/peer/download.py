@@ -139,7 +139,7 @@ class Download:
         self._seeking.tick(now, asking=not self.job.paused)
         intake = self._intake
         if intake is not None:
-            intake.tick(now)
+            intake.tick(now, self._seeking.peers)
             self._waiters.measure(intake.transfer.bytes_held, now)
         self.complete()
         if intake is None and not self.job.paused:

@@ -86,7 +86,10 @@ class Intake:
         self.transfer = Transfer(manifest.size, manifest.piece_size, held, self, seed=seed)
         self.account = Account(self.transfer, manifest.size, manifest.piece_size, link, now)
         self._stock = stock
-        self.part = Part(target, manifest, held, self.transfer.first, lambda: self.file.fd)
+        self.part = Part(
+            target, manifest, held, self.transfer.first, lambda: self.file.fd,
+            lambda: self.transfer.long_at_once,
+        )  # fmt: skip
         stock.begin(self.part)
         self._reached: dict[SourceKey, tuple[Fetching, PeerInfo]] = {}
         self._gained = 0  # pieces of which nobody was told yet
@@ -291,8 +294,9 @@ class Intake:
             self._writer.when_idle(sink.flush)
         return self._writer.idle
 
-    def tick(self, now: float) -> None:
-        """Look at what is due."""
+    def tick(self, now: float, peers: int) -> None:
+        """Look at what is due; so many ``peers`` may be on the file."""
+        self.transfer.among(peers)
         for key, (source, _) in self._reached.items():
             if source.link.unread:
                 self.transfer.unread(key, now)

@@ -264,6 +264,11 @@ class Seeking:
         """True while a holder hashes the file, or what is here is compared."""
         return self._comparing or self._offers.hashing_somewhere
 
+    @property
+    def peers(self) -> int:
+        """How many may be on the file."""
+        return self._asking.here
+
     def others(self) -> list[dict[str, Any]]:
         """Contents that are offered now, other than the one chosen: as a conflict lists them."""
         return [row for row in self._choosing.variants_now() if row["id"] != self._choosing.wanted]

@@ -160,20 +160,19 @@ class Serving:
         self._waiting[file_id] = want
 
     def _open(self, file_id: FileId) -> Upload:
-        copy = self._shop.stock.open(file_id)
-        now = self._shop.now()
-        other, manifest = self._link.other, copy.manifest
-        budget = self._shop.budgets.of(other.id, other.host, file_id, manifest.size, now)
+        copy, other, now = self._shop.stock.open(file_id), self._link.other, self._shop.now()
+        budget = self._shop.budgets.of(other.id, other.host, file_id, copy.manifest.size, now)
         upload = Upload(file_id, copy, budget, now, now)
         self.uploads[file_id] = upload
         return upload
 
     def _tell_granting(self, upload: Upload, place: int = 0) -> None:
         count = upload.want if self._affordable(upload) else 0
-        granting, copy = self._shop.granting, upload.copy
-        granting.offer(upload.file_id, copy.manifest.count, copy.manifest.piece_size, copy.held, copy.first)
+        granting, copy, manifest = self._shop.granting, upload.copy, upload.copy.manifest
+        pieces = (manifest.count, manifest.piece_size, copy.held, copy.first)
+        granting.offer(upload.file_id, *pieces, at_once=copy.long_at_once)
         # What it offered it is not to be given, also where nobody here listened when it did.
-        known = self._link.said(upload.file_id) & run_mask(0, copy.manifest.count)
+        known = self._link.said(upload.file_id) & run_mask(0, manifest.count)
         if known and count:
             granting.has(self, upload.file_id, known, self._shop.now())
         granting.want(

@@ -12,7 +12,7 @@ import attrs
 from p2pd.errors import NotFoundError, StorageError
 from p2pd.fetch.announcing import Announcing
 from p2pd.fetch.granting import Granting
-from p2pd.fetch.runs import begun
+from p2pd.fetch.runs import LONG_AT_ONCE, begun
 from p2pd.model import FileId, Manifest
 from p2pd.pieces import Bitfield, format_parts
 from p2pd.share.index import Entry, ShareIndex
@@ -63,6 +63,8 @@ class Part:
     held: Bitfield
     first: Bitfield
     fd: Callable[[], int]
+    long_at_once: Callable[[], int] = lambda: LONG_AT_ONCE
+    """How many of its pieces to send at once where they are long."""
     state: PartState = PartState.COMING
     announcing: Announcing = attrs.field(init=False)
     file_id: FileId = attrs.field(init=False)
@@ -92,6 +94,11 @@ class Copy:
     def first(self) -> Bitfield | None:
         """Those of them that came of a complete holder."""
         return self._part.first if self._part is not None else None
+
+    @property
+    def long_at_once(self) -> int:
+        """How many of its pieces to send at once where they are long."""
+        return self._part.long_at_once() if self._part is not None else LONG_AT_ONCE
 
     def still(self) -> bool:
         """True while it is what was offered."""

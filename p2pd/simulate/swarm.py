@@ -158,6 +158,7 @@ class Machine:
         if self.transfer is None or self.transfer.done:
             return
         known, now = self.swarm.known, self.clock.now
+        self.transfer.among(len(known))
         useless = [number for number in self.transfer.useless(now) if isinstance(number, int)]
         left = self._choosing.leave(known, useless, now)
         if left is not None:
@@ -243,8 +244,11 @@ class Machine:
     def wanted(self, other: Machine, count: int, place: int, once: bool) -> None:
         """`want`."""
         plan = self.swarm.plan
-        held, first = (self.held, self.transfer.first) if self.transfer is not None else (None, None)
-        self.granting.offer(FILE, plan.count, plan.piece_size, held, first)
+        part, offer = self.transfer, self.granting.offer
+        if part is None:
+            offer(FILE, plan.count, plan.piece_size, None)
+        else:
+            offer(FILE, plan.count, plan.piece_size, self.held, part.first, at_once=part.long_at_once)
         self.granting.want(other.number, FILE, count, self.clock.now, place=place, once=once)
 
     def named(self, grant: int, run: Run) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pd.fetch.granting import ALONE, FIRST_ROUNDS, LEAST, LONG_PIECE, MOST_EACH, SLOTS, SLOTS_LONG, Granting
+from p2pd.fetch.granting import ALONE, FIRST_ROUNDS, LEAST, LONG_PIECE, MOST_EACH, SLOTS, Granting
 from p2pd.fetch.picker import Run
-from p2pd.fetch.runs import NAMED_RUN
+from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE, NAMED_RUN
 from p2pd.pieces import Bitfield
 
 PIECE = 65536
@@ -621,11 +621,21 @@ def goes_on(world: World, seconds: float, turns: int) -> None:
 
 def test_few_long_pieces_go_out_at_once_and_one_to_each() -> None:
     world = long_pieces()
-    assert len(world.open) == SLOTS_LONG
-    assert len({one.client for one in world.open.values()}) == SLOTS_LONG
+    assert len(world.open) == LONG_AT_ONCE
+    assert len({one.client for one in world.open.values()}) == LONG_AT_ONCE
     goes_on(world, 0.1, 10)
-    assert len(world.open) == SLOTS_LONG
-    assert len(world.sending) == SLOTS_LONG - 1, "the last one is not yet used"
+    assert len(world.open) == LONG_AT_ONCE
+    assert len(world.sending) == LONG_AT_ONCE - 1, "the last one is not yet used"
+
+
+def test_so_many_long_pieces_go_out_at_once_as_was_said_last() -> None:
+    world = long_pieces()
+    world.granting.offer("f", world.count, world.piece, world.held, world.first, at_once=FEW_AT_ONCE)
+    goes_on(world, 0.1, 10)
+    assert len(world.open) == FEW_AT_ONCE
+    world.granting.offer("f", world.count, world.piece, world.held, world.first, at_once=LONG_AT_ONCE)
+    goes_on(world, 0.1, 1)
+    assert len(world.open) == LONG_AT_ONCE
 
 
 def test_what_would_idle_is_needed_and_what_somebody_else_could_have_is_not() -> None:
@@ -636,7 +646,7 @@ def test_what_would_idle_is_needed_and_what_somebody_else_could_have_is_not() ->
         world.want(client, 3)
     assert [one.needed for one in world.open.values()] == [True, False, False]
     goes_on(world, 0.1, 1)
-    assert [one.needed for one in world.open.values()] == [False] * SLOTS_LONG
+    assert [one.needed for one in world.open.values()] == [False] * LONG_AT_ONCE
 
 
 def test_short_pieces_are_always_needed_and_who_is_alone_is_never_put_off() -> None:
@@ -689,9 +699,9 @@ def test_what_a_complete_holder_names_is_never_put_off() -> None:
 def test_more_go_out_at_once_where_few_do_not_fill_our_link() -> None:
     world = long_pieces()
     goes_on(world, 0.05, 40)
-    assert len(world.open) == SLOTS_LONG
+    assert len(world.open) == LONG_AT_ONCE
     goes_on(world, 0.12, 20)
-    assert SLOTS_LONG < len(world.sending) <= 2 * SLOTS_LONG
+    assert LONG_AT_ONCE < len(world.sending) <= 2 * LONG_AT_ONCE
 
 
 @pytest.mark.fault(11)
@@ -721,7 +731,7 @@ def test_who_comes_to_one_that_was_alone_does_not_wait_for_its_long_pieces() -> 
     world.want("a", 3)
     for number, one in enumerate(list(world.open.values())):
         world.use(one, Run(number, number + 1))
-    assert len(world.open) == SLOTS_LONG
+    assert len(world.open) == LONG_AT_ONCE
     world.want("b", 3)
     assert len(world.of("b")) == 1
 

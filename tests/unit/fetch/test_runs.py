@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pd.fetch.runs import (
+    FEW_AT_ONCE,
     LEAST_RUN,
     LEAST_SECONDS,
+    LONG_AT_ONCE,
     MOST_LEAST,
     NAMED_LEAST,
     NAMED_RUN,
@@ -16,10 +18,29 @@ from p2pd.fetch.runs import (
     PARTS,
     SWARM_RUN,
     begun,
+    long_at_once,
     of_swarm,
     to_name,
 )
 from p2pd.pieces import Bitfield
+
+
+@pytest.mark.parametrize(
+    ("count", "peers", "expected"),
+    [
+        (1, 0, LONG_AT_ONCE),
+        (1, 1, LONG_AT_ONCE),
+        (1, 2, FEW_AT_ONCE),
+        (100, 64, LONG_AT_ONCE),  # 6 steps
+        (100, 128, FEW_AT_ONCE),
+        (200, 1_000, LONG_AT_ONCE),
+        (100, 10_000, FEW_AT_ONCE),
+    ],
+)
+def test_of_few_long_pieces_for_many_fewer_are_under_way_at_once(
+    count: int, peers: int, expected: int
+) -> None:
+    assert long_at_once(count, peers) == expected
 
 
 @given(st.floats(0, 1e10), st.integers(0, 2**50))

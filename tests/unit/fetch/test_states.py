@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2pd.fetch.enough import ENOUGH
-from p2pd.fetch.runs import LEAST_NAMED
+from p2pd.fetch.runs import FEW_AT_ONCE, LEAST_NAMED, LONG_AT_ONCE
 from p2pd.fetch.sources import FORGIVEN, MOST_GETS, REST
 from p2pd.fetch.transfer import STALL
 from tests.unit.fetch.states import PIECE, Fetching, Serving
@@ -464,7 +463,7 @@ def test_with_enough_on_its_way_what_need_not_be_granted_is_put_off_until_someth
         p4     ##.##.##
     """)
     names = ["p1", "p2", "p3", "p4"]
-    for name in names[:ENOUGH]:
+    for name in names[:LONG_AT_ONCE]:
         assert me.grant(name, needed=False).startswith("get")
     assert me.told() == ""
     assert me.grant("p4", needed=False) == "later"
@@ -474,6 +473,23 @@ def test_with_enough_on_its_way_what_need_not_be_granted_is_put_off_until_someth
     me.sends("p1")
     assert me.told() == "p4 want 3"
     assert me.grant("p4", needed=False).startswith("get")
+
+
+def test_where_few_pieces_have_to_come_to_many_less_is_enough() -> None:
+    me = Fetching("""
+        me     ........
+        p1     ########
+        p2     ####....
+        p3     ....####
+        p4     ##.##.##
+    """)
+    me.transfer.among(1000)
+    for name in ["p1", "p2", "p3"][:FEW_AT_ONCE]:
+        assert me.grant(name, needed=False).startswith("get")
+    assert me.grant("p3", needed=False) == "later"
+    me.transfer.among(1)
+    assert me.grant("p4", needed=False).startswith("get")
+    assert me.grant("p3", needed=False) == "later"
 
 
 def long_wait() -> Fetching:

@@ -104,6 +104,16 @@ def test_few_are_asked_first_and_more_where_they_do_not_come_by_themselves() -> 
     assert len(many.asked) == WANTED
 
 
+def test_how_many_there_are_is_told() -> None:
+    many = Many(200)
+    assert many.asking.here == 0
+    many.sweep(0.0)
+    assert many.asking.here == 200
+    many.others.popitem()
+    many.asking.sweep(1.0)
+    assert many.asking.here == 199
+
+
 def test_who_asks_is_asked_too() -> None:
     many = Many(200)
     many.sweep(0.0)

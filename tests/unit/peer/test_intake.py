@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 
 from p2pd.errors import StorageError
 from p2pd.fetch.probing import OwnLink
+from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE
 from p2pd.model import FileId, Manifest, PeerId, PeerInfo
 from p2pd.peer.activity import Activity
 from p2pd.peer.fetching import Fetching
@@ -263,9 +264,16 @@ def test_a_dead_source_is_found_while_another_is_not_read(house: House) -> None:
         source.grant(house.intake.file_id, 1)
     for _ in range(24):
         house.clock.advance(0.25)
-        house.intake.tick(house.clock.seconds())
+        house.intake.tick(house.clock.seconds(), 1)
     assert m.Cancel(1) in dead.link.sent
     assert m.Cancel(1) not in slow.link.sent
+
+
+def test_how_many_are_on_the_file_says_how_many_of_its_pieces_are_sent_at_once(house: House) -> None:
+    house.intake.tick(house.clock.seconds(), 1)
+    assert house.intake.part.long_at_once() == LONG_AT_ONCE
+    house.intake.tick(house.clock.seconds(), 1000)
+    assert house.intake.part.long_at_once() == FEW_AT_ONCE
 
 
 def test_who_has_nothing_to_ask_for_takes_what_the_source_names(house: House) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from p2pd.fetch.picker import Run
+from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE
 from p2pd.model import FileId, Manifest
 from p2pd.net.pace import AT_ONCE
 from p2pd.peer import conversation as conversation_module
@@ -246,6 +247,14 @@ def test_who_declined_and_was_sent_too_much_is_told_of_it_later(parts: Parts) ->
     parts.gained(5, whole=True)
     (named,) = parts.grants()
     assert (named.first, named.count) == (5, 1)
+
+
+def test_with_each_want_it_is_told_how_many_long_pieces_are_sent_at_once(parts: Parts) -> None:
+    part, granting = parts.parts[0], parts.quiet.granting
+    for count in (FEW_AT_ONCE, LONG_AT_ONCE):
+        part.long_at_once = lambda count=count: count  # type: ignore[misc]
+        parts.quiet.say(encode(m.Want(part.file_id, count)))
+        assert granting._stocks[part.file_id].at_once == count
 
 
 def test_what_the_other_side_offered_is_not_named_to_it(parts: Parts) -> None:
