@@ -15,7 +15,7 @@ from collections.abc import Collection
 from p2pd.fetch.runs import LONG_AT_ONCE
 from p2pd.fetch.sources import Get, Source
 
-RECALLED = 10
+RECALLED = 5
 """Sources that put off are told `want` again at once: each of those that has room meanwhile grants, and
 all but the first are put off again."""
 LONG = 4.0

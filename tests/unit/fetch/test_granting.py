@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from p2pd.fetch.granting import ALONE, FIRST_ROUNDS, LEAST, LONG_PIECE, MOST_EACH, SLOTS, Granting
 from p2pd.fetch.picker import Run
-from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE, NAMED_RUN
+from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE, SWARM_RUN, of_swarm, to_name
 from p2pd.pieces import Bitfield
 
 PIECE = 65536
@@ -379,10 +379,26 @@ def test_short_pauses_count_so_runs_grow_where_the_processor_is_what_limits() ->
     assert world.granting.outflow.rate == before
 
 
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_once_all_is_out_more_is_named_at_once(all_of_it: bool) -> None:
+    world = World(64)
+    world.company("ab", 1)
+    rate = 4 * PIECE / SWARM_RUN
+    world.granting.outflow.rate = rate
+    world.has("gone", *range(64 if all_of_it else 32))
+    for one in list(world.open.values()):
+        world.decline(one)
+    world.want("a", 1)
+    assert to_name(rate) // PIECE == 2
+    (one,) = world.of("a")
+    assert one.run is not None
+    assert len(one.run) == (of_swarm(rate, 64 * PIECE) // PIECE if all_of_it else 2)
+
+
 def test_what_went_out_once_goes_out_again_with_its_neighbours() -> None:
     world = World(64)
     world.company("ab", 1)
-    world.granting.outflow.rate = 4 * PIECE / NAMED_RUN
+    world.granting.outflow.rate = 4 * PIECE / SWARM_RUN
     # The whole file went to others once; of each group of four the second piece twice.
     world.has("gone", *range(64))
     world.has("also gone", *range(1, 64, 4))
