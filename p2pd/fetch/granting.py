@@ -433,7 +433,7 @@ class Granting:
         first_rounds = min(FIRST_ROUNDS * len(wanting), stock.count // 2)
         if not self.outflow.rate or (stock.complete and stock.handed_out < first_rounds):
             return 0
-        if not names or stock.handed_out == stock.count:  # everybody has something to pass on
+        if not names or (stock.handed_out == stock.count and not self._long):  # all have much to pass on
             return runs.of_swarm(self.outflow.rate, stock.count * stock.piece_size)
         # From far away more has to be granted: nobody has more than so many open.
         return max(runs.to_name(self.outflow.rate), int(self._goal(wanting) / (MOST_EACH * len(wanting))))

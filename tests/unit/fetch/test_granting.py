@@ -395,6 +395,19 @@ def test_once_all_is_out_more_is_named_at_once(all_of_it: bool) -> None:
     assert len(one.run) == (of_swarm(rate, 64 * PIECE) // PIECE if all_of_it else 2)
 
 
+def test_long_pieces_are_named_one_by_one_to_the_end() -> None:
+    world = World(64, piece=8 * LONG_PIECE)
+    world.company("ab", 1)
+    world.granting.outflow.rate = world.granting.outflow.best = 3 * world.piece / SWARM_RUN
+    world.has("gone", *range(64))
+    for one in list(world.open.values()):
+        world.decline(one)
+    world.want("a", 1)
+    (one,) = world.of("a")
+    assert one.run is not None
+    assert len(one.run) == 1
+
+
 def test_what_went_out_once_goes_out_again_with_its_neighbours() -> None:
     world = World(64)
     world.company("ab", 1)
