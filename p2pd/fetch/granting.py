@@ -430,13 +430,14 @@ class Granting:
     def _run_bytes(self, client: Client, wanting: list[Client], names: bool) -> int:
         """Bytes of a grant to one of several; 0: a piece."""
         stock = client.file
-        first_rounds = min(FIRST_ROUNDS * len(wanting), stock.count // 2)
-        if not self.outflow.rate or (stock.complete and stock.handed_out < first_rounds):
+        first_out = min(FIRST_ROUNDS * len(wanting), stock.count // 2)
+        if not self.outflow.rate or (stock.complete and stock.handed_out < first_out):
             return 0
-        if not names or (stock.handed_out == stock.count and not self._long):  # all have much to pass on
-            return runs.of_swarm(self.outflow.rate, stock.count * stock.piece_size)
+        rate, size = self.outflow.rate, stock.count * stock.piece_size
+        all_out = stock.handed_out == stock.count and not self._long  # nobody waits for the first ones
+        usual = runs.of_swarm(rate, size) if all_out or not names else runs.to_name(rate)
         # From far away more has to be granted: nobody has more than so many open.
-        return max(runs.to_name(self.outflow.rate), int(self._goal(wanting) / (MOST_EACH * len(wanting))))
+        return max(usual, int(self._goal(wanting) / (MOST_EACH * len(wanting))) if names else 0)
 
     def _choose(self, client: Client, pieces: int) -> Run:
         stock = client.file

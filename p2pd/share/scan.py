@@ -67,7 +67,7 @@ class Scanner:
         self._known: dict[bytes, Folder] = {}
         self._by_wd: dict[int, bytes] = {}
         self._waiting: dict[bytes, Waiting] = {}
-        self._closing: dict[bytes, int] = {}  # looked at so often since somebody closed it
+        self._closing: dict[bytes, tuple[int, float]] = {}  # looks since it was closed; when the next is due
         self._unreadable: dict[bytes, str] = {}
         self._unlisted: set[bytes] = set()  # for want of a descriptor: listed as soon as there is one
         self._skipped: dict[bytes, int] = {}
@@ -134,7 +134,7 @@ class Scanner:
             if self._inotify is not None:
                 poll.register(self._inotify.fd, select.POLLIN)
             while not self._stopping.is_set():
-                poll.poll(2 ** min(self._closing.values()) if self._closing else None)
+                poll.poll(self._until_due())
                 self._round()
         except Exception:  # a fault of ours must not pass in silence: the share would stand still
             self._log.failure("the share is not watched any more")
@@ -143,6 +143,12 @@ class Scanner:
         finally:
             if self._inotify is not None:
                 self._inotify.close()
+
+    def _until_due(self) -> float | None:
+        """Milliseconds until a file that was closed is to be looked at again."""
+        if not self._closing:
+            return None
+        return max(1000 * (min(due for _, due in self._closing.values()) - time.monotonic()), 0.0)
 
     def _begin_events(self) -> None:
         kind = syscalls.remote_file_system(self._root.fd)
@@ -157,8 +163,13 @@ class Scanner:
         self._bell.hear()
         while self._commands and not self._stopping.is_set():
             self._commands.popleft()()
-        for rel, looks in list(self._closing.items()):
-            self._look(rel, closing=looks + 1)
+        for rel, (looks, due) in list(self._closing.items()):
+            if rel in self._waiting:
+                if time.monotonic() < due:
+                    continue
+                self._look(rel, closing=looks + 1)
+            else:
+                del self._closing[rel]  # it is gone, or something else
         for event in self._inotify.read() if self._inotify else ():
             if self._stopping.is_set():
                 return
@@ -311,7 +322,8 @@ class Scanner:
                 return
             self._hold(rel, key, evented=True)
             if closing is not None and closing < CLOSINGS:
-                self._closing[rel] = closing
+                # Not by the clock that is passed in: it is the kernel that is waited for.
+                self._closing[rel] = (closing, time.monotonic() + 0.001 * 2**closing)
 
     def _settle(self) -> None:
         self._root_problem = self._root.problem()

@@ -395,6 +395,19 @@ def test_once_all_is_out_more_is_named_at_once(all_of_it: bool) -> None:
     assert len(one.run) == (of_swarm(rate, 64 * PIECE) // PIECE if all_of_it else 2)
 
 
+def test_who_is_far_away_is_named_as_much_once_all_is_out() -> None:
+    world = World(2048)
+    world.company("ab", 1)
+    granting = world.granting
+    granting.outflow.rate = 10e6
+    granting._turnaround = granting._base_delay = 0.3
+    clients = [client for client in granting._clients() if client.want]
+    world.has("gone", *range(2047))
+    before = granting._run_bytes(clients[0], clients, True)
+    world.has("gone", 2047)
+    assert granting._run_bytes(clients[0], clients, True) >= before > of_swarm(10e6, 2048 * PIECE)
+
+
 def test_long_pieces_are_named_one_by_one_to_the_end() -> None:
     world = World(64, piece=8 * LONG_PIECE)
     world.company("ab", 1)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 
 from p2pd.share import hashing, listing, scan, syscalls
 from p2pd.share.inotify import Inotify
@@ -130,6 +133,52 @@ async def test_a_second_writer_is_not_looked_for_without_end(
         first.write(b"x")
     await rig.hashed("a")
     assert looks == [True] * (scan.CLOSINGS + 1)
+
+
+@awaited
+async def test_what_else_happens_does_not_use_up_the_looks_at_a_file_that_was_closed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.start()
+    looks: list[float] = []
+    scanner = rig.index._scanner
+
+    def busy(fd: int) -> bool:
+        looks.append(time.monotonic())
+        return len(looks) < scan.CLOSINGS
+
+    monkeypatch.setattr(syscalls, "has_writer", busy)
+    (rig.folder / "a").write_bytes(b"hello")
+    while "a" not in rig.ids:
+        await deferToThread(scanner._bell.ring)  # wakes it
+    pauses = [after - before for before, after in itertools.pairwise(looks)]
+    assert all(pause >= 0.001 * 2**number for number, pause in enumerate(pauses))
+
+
+@awaited
+async def test_a_folder_in_the_place_of_a_file_that_was_being_closed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.start()
+    looks: list[int] = []
+
+    def replaced(fd: int) -> bool:
+        looks.append(fd)
+        if len(looks) == 2:  # the events are handled before it is looked at again
+            (rig.folder / "a").unlink()
+            (rig.folder / "a").mkdir()
+        return True
+
+    monkeypatch.setattr(syscalls, "has_writer", replaced)
+    (rig.folder / "a").write_bytes(b"hello")
+    await rig.until(lambda: b"a" in rig.index._scanner._known)
+    monkeypatch.undo()
+    await rig.mark()
+    scanner = rig.index._scanner
+    await rig.mark()
+    assert scanner._closing == {}
+    assert scanner._waiting == {}
+    assert scanner._unreadable == {}
 
 
 @awaited
