@@ -83,7 +83,7 @@ class Asking:
         self._quit: set[PeerId] = set()  # who was left for another: not asked because he asks
         self._stopped = False
         self.here = 0
-        """How many may be on the file."""
+        """How many could be asked: so many may be on the file."""
 
     def sweep(self, now: float) -> None:
         """Ask who is here and not yet asked; called often, and when somebody new is there."""

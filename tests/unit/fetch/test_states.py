@@ -454,14 +454,19 @@ def test_nothing_is_remembered_of_a_file_that_nobody_wants() -> None:
         owner.granting.want("p3", "f", 1, owner.now)
 
 
-def test_with_enough_on_its_way_what_need_not_be_granted_is_put_off_until_something_came() -> None:
-    me = Fetching("""
+def of_four() -> Fetching:
+    """Everything is missing, and four have some of it."""
+    return Fetching("""
         me     ........
         p1     ########
         p2     ####....
         p3     ....####
         p4     ##.##.##
     """)
+
+
+def test_with_enough_on_its_way_what_need_not_be_granted_is_put_off_until_something_came() -> None:
+    me = of_four()
     names = ["p1", "p2", "p3", "p4"]
     for name in names[:LONG_AT_ONCE]:
         assert me.grant(name, needed=False).startswith("get")
@@ -476,13 +481,7 @@ def test_with_enough_on_its_way_what_need_not_be_granted_is_put_off_until_someth
 
 
 def test_where_few_pieces_have_to_come_to_many_less_is_enough() -> None:
-    me = Fetching("""
-        me     ........
-        p1     ########
-        p2     ####....
-        p3     ....####
-        p4     ##.##.##
-    """)
+    me = of_four()
     me.transfer.among(1000)
     for name in ["p1", "p2", "p3"][:FEW_AT_ONCE]:
         assert me.grant(name, needed=False).startswith("get")
