@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 
 import attrs
 
 from p2pd.fetch.picker import Run
 from p2pd.fetch.rarity import Rarity
-from p2pd.fetch.runs import LONG_AT_ONCE
+from p2pd.fetch.runs import LONG_AT_ONCE, WHOLE_AT_ONCE
 from p2pd.pieces import Bitfield
 
 ClientKey = Hashable
@@ -142,6 +142,11 @@ class Stock:
         return self.count - self.counts.at_most(0).bit_count()
 
     @property
+    def wanted(self) -> bool:
+        """True while somebody wants some of it."""
+        return any(client.want for client in self.clients.values())
+
+    @property
     def complete(self) -> bool:
         """True where all of it is here."""
         return self.held is None or self.held.complete
@@ -153,3 +158,14 @@ def usual_delay(clients: Iterable[Client]) -> float:
         each.base_delay for each in clients if each.base_delay is not None and (each.want or each.open)
     )
     return delays[len(delays) // 2] if delays else 0.0
+
+
+def long_at_once(stocks: Collection[Stock], *, filled: bool) -> int:
+    """How many long pieces of these files are sent at once; ``filled``: by so many our link is."""
+    wanted = [
+        stock.at_once for stock in stocks if stock.complete and any(c.want for c in stock.clients.values())
+    ]
+    if wanted:  # whoever has all may have the faster link
+        return max(wanted) if filled else WHOLE_AT_ONCE
+    at_once = min((stock.at_once for stock in stocks), default=LONG_AT_ONCE)
+    return at_once if filled else 2 * at_once

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 
 from p2pd.fetch import runs
-from p2pd.fetch.clients import Client, ClientKey, FileKey, Open, Stock, usual_delay
+from p2pd.fetch.clients import Client, ClientKey, FileKey, Open, Stock, long_at_once, usual_delay
 from p2pd.fetch.driver import GrantingDriver
 from p2pd.fetch.outflow import Outflow
 from p2pd.fetch.picker import Run, around
@@ -380,10 +380,9 @@ class Granting:
 
     def _slots(self) -> int:
         """Ranges that are sent at once."""
-        if not self._long or any(client.file.complete for client in self._clients() if client.want):
-            return SLOTS  # whoever has all may have the faster link
-        at_once = min((stock.at_once for stock in self._stocks.values()), default=runs.LONG_AT_ONCE)
-        return at_once * (2 if self.outflow.rate < self.outflow.best * FILLED else 1)
+        if not self._long:
+            return SLOTS
+        return long_at_once(self._stocks.values(), filled=self.outflow.rate >= self.outflow.best * FILLED)
 
     def _pieces_are_long(self, wanting: list[Client]) -> bool:
         """True where the link does not idle though only one piece is granted ahead."""

@@ -47,11 +47,21 @@ FEW_AT_ONCE = 2
 all, in steps that double its holders, and each is through the sooner,"""
 STEPS = 15
 """few being so many times those steps."""
+WHOLE_AT_ONCE = 4
+"""Who has all of it may have the faster link, which slower ones that take few at once would not fill;"""
+HUNDREDS = 500
+"""of those who take few pieces of it, however, so many fill any link a moment later."""
 
 
 def long_at_once(count: int, peers: int) -> int:
     """How many of ``count`` long pieces are sent, or asked for, at once, with ``peers`` on the file."""
     return FEW_AT_ONCE if count < STEPS * math.log2(max(peers, 1)) else LONG_AT_ONCE
+
+
+def whole_at_once(count: int, peers: int) -> int:
+    """As :func:`long_at_once`, of who has all of them: how many are sent."""
+    few = peers >= HUNDREDS and long_at_once(count, peers) == FEW_AT_ONCE
+    return FEW_AT_ONCE if few else WHOLE_AT_ONCE
 
 
 def begun(held: Bitfield) -> bool:

@@ -157,6 +157,10 @@ class Contacts(protocol.Factory):
                 found[peer] = PeerInfo(other.id, other.name, other.host, other.port)
         return list(found.values())
 
+    def about(self) -> int:
+        """How many others there are: as many as are listed or talk to us, whichever is more."""
+        return max(len(self._listed()), len(self._by_peer))
+
     def with_peer(self, peer: PeerId) -> Conversation | None:
         """An open conversation with that peer."""
         info = self._listed().get(peer)

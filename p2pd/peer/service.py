@@ -158,7 +158,7 @@ class PeerService(service.Service):
         self.link = OwnLink(self.contacts.traffic, self.down.exceeded)
         self.stock = Stock(
             self.index, self.granting, now=self.now, later=self._reactor.callLater,
-            company=self.contacts.conversations,
+            company=self.contacts.conversations, about=self.contacts.about,
         )  # fmt: skip
         if config.neighbours or config.owner is not None:
             self._circle = Circle(

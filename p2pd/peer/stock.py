@@ -12,7 +12,7 @@ import attrs
 from p2pd.errors import NotFoundError, StorageError
 from p2pd.fetch.announcing import Announcing
 from p2pd.fetch.granting import Granting
-from p2pd.fetch.runs import LONG_AT_ONCE, begun
+from p2pd.fetch.runs import LONG_AT_ONCE, begun, whole_at_once
 from p2pd.model import FileId, Manifest
 from p2pd.pieces import Bitfield, format_parts
 from p2pd.share.index import Entry, ShareIndex
@@ -83,6 +83,8 @@ class Copy:
     fd: int
     _index: ShareIndex
     _entry: Entry | None  # None: a part
+    _about: Callable[[], int]
+    """How many machines may be on it."""
     _part: Part | None = None
 
     @property
@@ -98,7 +100,9 @@ class Copy:
     @property
     def long_at_once(self) -> int:
         """How many of its pieces to send at once where they are long."""
-        return self._part.long_at_once() if self._part is not None else LONG_AT_ONCE
+        if self._part is not None:
+            return self._part.long_at_once()
+        return whole_at_once(self.manifest.count, self._about())
 
     def still(self) -> bool:
         """True while it is what was offered."""
@@ -119,7 +123,8 @@ class Copy:
 class Stock:
     """See the module. All methods are for the reactor thread.
 
-    ``company``: all conversations; ``later(seconds, f)`` calls ``f``.
+    ``company``: all conversations; ``later(seconds, f)`` calls ``f``; ``about``: how many
+    machines may want what is here.
     """
 
     def __init__(
@@ -130,12 +135,14 @@ class Stock:
         now: Callable[[], float],
         later: Callable[[float, Callable[[], None]], object],
         company: Callable[[], Iterable[Company]],
+        about: Callable[[], int],
     ) -> None:
         self._index = index
         self._granting = granting
         self._now = now
         self._later = later
         self._company = company
+        self._about = about
         self._parts: dict[str, Part] = {}
         self._callbacks: list[Callable[[str], None]] = []
 
@@ -173,7 +180,7 @@ class Stock:
         entry = self._index.offered(file_id)
         if entry is not None:
             fd, manifest, _ = self._index.open(file_id)
-            return Copy(entry.name, manifest, fd, self._index, entry)
+            return Copy(entry.name, manifest, fd, self._index, entry, self._about)
         part = self._part_of(file_id)
         if part is None:
             raise NotFoundError("not offered here any more")
@@ -181,7 +188,7 @@ class Stock:
             fd = os.dup(part.fd())
         except OSError as error:
             raise StorageError(f"cannot open {part.name}: {error.strerror}") from error
-        return Copy(part.name, part.manifest, fd, self._index, None, part)
+        return Copy(part.name, part.manifest, fd, self._index, None, self._about, part)
 
     def manifest(self, file_id: FileId) -> Manifest:
         """The piece list of what is offered. NotFoundError, ChangedError, StorageError."""

@@ -16,7 +16,7 @@ from p2pd.fetch.announcing import Announcing
 from p2pd.fetch.granting import Granting
 from p2pd.fetch.neighbours import Neighbours
 from p2pd.fetch.picker import Run
-from p2pd.fetch.runs import begun
+from p2pd.fetch.runs import begun, whole_at_once
 from p2pd.fetch.transfer import TICK, Transfer
 from p2pd.pieces import Bitfield, piece_count, range_length
 from p2pd.simulate.network import FRAMING, LATENCY, Clock, Flow, Link
@@ -246,7 +246,8 @@ class Machine:
         plan = self.swarm.plan
         part, offer = self.transfer, self.granting.offer
         if part is None:
-            offer(FILE, plan.count, plan.piece_size, None)
+            at_once = whole_at_once(plan.count, plan.peers)
+            offer(FILE, plan.count, plan.piece_size, None, at_once=at_once)
         else:
             offer(FILE, plan.count, plan.piece_size, self.held, part.first, at_once=part.long_at_once)
         self.granting.want(other.number, FILE, count, self.clock.now, place=place, once=once)

@@ -115,7 +115,7 @@ class Quiet:
         self.up, self.down = Limit(self.clock), Limit(self.clock)
         self.stock = Stock(
             cast(Any, _IndexOf(self)), self.granting, now=self.now, later=self.later,
-            company=lambda: [self.conversation],
+            company=lambda: [self.conversation], about=lambda: len(self.roster),
         )  # fmt: skip
         self.wire = Memory()
         self.over = False

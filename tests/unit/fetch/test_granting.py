@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from p2pd.fetch.granting import ALONE, FIRST_ROUNDS, LEAST, LONG_PIECE, MOST_EACH, SLOTS, Granting
 from p2pd.fetch.picker import Run
-from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE, SWARM_RUN, of_swarm, to_name
+from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE, SWARM_RUN, WHOLE_AT_ONCE, of_swarm, to_name
 from p2pd.pieces import Bitfield
 
 PIECE = 65536
@@ -45,7 +45,8 @@ class World:
         self.last = 0
 
     def want(self, client: str, count: int, *, place: int = 0, once: bool = False) -> None:
-        self.granting.offer("f", self.count, self.piece, self.held, self.first)
+        at_once = LONG_AT_ONCE if self.held is not None else WHOLE_AT_ONCE
+        self.granting.offer("f", self.count, self.piece, self.held, self.first, at_once=at_once)
         self.granting.want(client, "f", count, self.now, place=place, once=once)
 
     def company(self, clients: str, count: int) -> None:
@@ -781,5 +782,26 @@ def test_who_comes_to_one_that_was_alone_does_not_wait_for_its_long_pieces() -> 
 def test_a_complete_holder_sends_more_at_once_for_its_link_may_be_the_fastest() -> None:
     world = World(40, piece=8 * LONG_PIECE)
     world.company("abcdefgh", 3)
+    goes_on(world, 0.1, 10)
+    assert len(world.open) == SLOTS
+
+
+def test_a_complete_holder_sends_fewer_at_once_where_that_was_said_and_fills_its_link() -> None:
+    world = World(40, piece=8 * LONG_PIECE)
+    world.company("abcdefgh", 3)
+    world.granting.offer("f", world.count, world.piece, None, at_once=FEW_AT_ONCE)
+    goes_on(world, 0.1, 20)
+    assert len(world.open) == FEW_AT_ONCE
+    goes_on(world, 0.24, 20)
+    assert len(world.open) == WHOLE_AT_ONCE, "they take too little"
+
+
+def test_of_a_whole_file_and_a_part_the_whole_one_says_how_many_go_out_at_once() -> None:
+    world = long_pieces()
+    world.granting.offer("g", world.count, world.piece, None, at_once=SLOTS)
+    world.granting.offer("f", world.count, world.piece, world.held, world.first, at_once=FEW_AT_ONCE)
+    goes_on(world, 0.1, 10)
+    assert len(world.open) == FEW_AT_ONCE, "nobody wants the whole one"
+    world.granting.want("z", "g", 3, world.now)
     goes_on(world, 0.1, 10)
     assert len(world.open) == SLOTS

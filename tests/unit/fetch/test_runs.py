@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from p2pd.fetch.runs import (
     FEW_AT_ONCE,
+    HUNDREDS,
     LEAST_RUN,
     LEAST_SECONDS,
     LONG_AT_ONCE,
@@ -17,10 +18,12 @@ from p2pd.fetch.runs import (
     PART_SECONDS,
     PARTS,
     SWARM_RUN,
+    WHOLE_AT_ONCE,
     begun,
     long_at_once,
     of_swarm,
     to_name,
+    whole_at_once,
 )
 from p2pd.pieces import Bitfield
 
@@ -41,6 +44,21 @@ def test_of_few_long_pieces_for_many_fewer_are_under_way_at_once(
     count: int, peers: int, expected: int
 ) -> None:
     assert long_at_once(count, peers) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "peers", "expected"),
+    [
+        (100, 10_000, FEW_AT_ONCE),
+        (1, HUNDREDS, FEW_AT_ONCE),
+        (1, HUNDREDS - 1, WHOLE_AT_ONCE),  # few slow ones would not fill its link
+        (200, 1_000, WHOLE_AT_ONCE),
+    ],
+)
+def test_of_few_long_pieces_who_has_all_sends_fewer_only_to_very_many(
+    count: int, peers: int, expected: int
+) -> None:
+    assert whole_at_once(count, peers) == expected
 
 
 @given(st.floats(0, 1e10), st.integers(0, 2**50))

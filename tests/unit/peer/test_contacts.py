@@ -105,6 +105,14 @@ class _Here:
         self.other = other
 
 
+def test_about_so_many_are_there_as_are_listed_or_talk_to_us() -> None:
+    made = _contacts(Clock(), *_others(3))
+    assert made.about() == 3
+    for each in _others(5):
+        made._by_peer[each.id] = [cast(Any, _Here(each))]
+    assert made.about() == 5
+
+
 def test_many_who_do_not_answer_hold_up_the_others_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     dialled: dict[int, Deferred[Any]] = {}
     monkeypatch.setattr(module, "dial", lambda reactor, host, port, *_: dialled.setdefault(port, Deferred()))

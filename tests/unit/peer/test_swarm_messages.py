@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from p2pd.fetch.picker import Run
-from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE
-from p2pd.model import FileId, Manifest
+from p2pd.fetch.runs import FEW_AT_ONCE, HUNDREDS, LONG_AT_ONCE, WHOLE_AT_ONCE
+from p2pd.model import FileId, Manifest, PeerId, PeerInfo
 from p2pd.net.pace import AT_ONCE
 from p2pd.peer import conversation as conversation_module
 from p2pd.peer import serving as serving_module
@@ -33,15 +33,19 @@ PIECE = 1024
 class Shared(EmptyIndex):
     """Of a share whose files are all the same pieces of zeros."""
 
-    def __init__(self, path: Path) -> None:
-        path.write_bytes(bytes(COUNT * PIECE))
-        self._path = path
+    def __init__(self, path: Path, count: int = COUNT) -> None:
+        path.write_bytes(bytes(count * PIECE))
+        self._path, self._count = path, count
 
     def offered(self, file_id: str) -> Any:
         return Entry
 
     def open(self, file_id: FileId) -> tuple[int, Manifest, None]:
-        return os.open(self._path, os.O_RDONLY), Manifest(COUNT * PIECE, PIECE, bytes(32 * COUNT)), None
+        return (
+            os.open(self._path, os.O_RDONLY),
+            Manifest(self._count * PIECE, PIECE, bytes(32 * self._count)),
+            None,
+        )
 
     def still(self, *_: object) -> bool:
         return True
@@ -255,6 +259,16 @@ def test_with_each_want_it_is_told_how_many_long_pieces_are_sent_at_once(parts: 
         part.long_at_once = lambda count=count: count  # type: ignore[misc]
         parts.quiet.say(encode(m.Want(part.file_id, count)))
         assert granting._stocks[part.file_id].at_once == count
+
+
+def test_of_a_file_of_the_share_it_is_told_so_by_how_many_there_are(tmp_path: Path) -> None:
+    quiet = Quiet().introduce()
+    quiet.index = Shared(tmp_path / "f", 8)
+    for peers, at_once in ((1, WHOLE_AT_ONCE), (HUNDREDS, FEW_AT_ONCE)):
+        quiet.roster = {PeerId(f"{n:032x}"): PeerInfo(PeerId(f"{n:032x}"), "p", "h", 1) for n in range(peers)}
+        quiet.say(encode(m.Want(FILE, 3)))
+        assert quiet.granting._stocks[FILE].at_once == at_once
+    quiet.end()
 
 
 def test_what_the_other_side_offered_is_not_named_to_it(parts: Parts) -> None:

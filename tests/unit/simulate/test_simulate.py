@@ -97,6 +97,11 @@ def test_a_swarm_comes_close_to_the_bound() -> None:
     assert found["owner_copies"] < 1.15
 
 
+def test_an_owner_whose_link_is_faster_than_those_of_a_few_fills_it() -> None:
+    found = run("--peers 8 --size 1000Mi --piece-size 50Mi --up 2.5M --down 25M --owner-up 100M")
+    assert found["ratio"] < 1.3
+
+
 def test_of_a_hundred_with_neighbours_nobody_is_far_behind() -> None:
     swarm = Swarm(Plan(peers=100, size=50 * 2**20, piece_size=2**20, up=12.5e6, down=12.5e6, owner_up=12.5e6))
     ratio = swarm.run() / swarm.plan.bound().seconds
