@@ -227,6 +227,8 @@ def _write(value: int | str) -> str:
         return encode_basestring_ascii(value)
     if type(value) is int:
         return str(value)
+    if type(value) is bool:
+        return "true" if value else "false"
     return json.dumps(value)
 
 
