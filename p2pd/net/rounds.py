@@ -9,7 +9,7 @@ milliseconds. What comes or could go out meanwhile waits in the kernel, which it
 from __future__ import annotations
 
 import select
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
@@ -37,6 +37,8 @@ MOST = 0.08
 """none is longer."""
 WINDOW = 0.25
 """Seconds over which is measured what comes and goes."""
+LONG = 0.02
+"""A pause of so many seconds is told of before."""
 BUSY = 3.0
 """Seconds for which it has to go on before there are pauses: at first each message is waited for."""
 
@@ -98,11 +100,21 @@ class Rounds:
         self._used: dict[Connection, int] = {}  # since it was measured; what it had moved before
         self._pause = Pause()
         self._next: Any = None  # the call that ends a pause
+        self._told: list[Callable[[], None]] = []
         reactor.addSystemEventTrigger("during", "shutdown", self._end)
 
     @property
     def _reactor(self) -> Any:
         return self._ref()
+
+    def tell(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called before each pause of 20 ms and longer: so long nothing comes."""
+        self._told.append(call)
+
+    def tell_no_more(self, call: Callable[[], None]) -> None:
+        """The reverse of :meth:`tell`."""
+        if call in self._told:
+            self._told.remove(call)
 
     def change(self, connection: Connection, before: int, after: int) -> None:
         """It waits for other events than before; 0: for none."""
@@ -139,7 +151,7 @@ class Rounds:
         self._look()
         if self._pause.seconds and self._all:
             self._reactor.removeReader(self)
-            self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
+            self._wait()
 
     def _go_on(self) -> None:
         found = True
@@ -148,9 +160,17 @@ class Rounds:
         finally:
             self._next = None
             if found and self._pause.seconds and self._all:
-                self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
+                self._wait()
             elif self._all:
                 self._reactor.addReader(self)
+
+    def _wait(self) -> None:
+        self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
+        for call in list(self._told) if self._pause.seconds >= LONG else ():
+            try:
+                call()
+            except Exception:
+                log.failure("before a pause")
 
     def _look(self) -> bool:
         events = self._epoll.poll(0, max(len(self._all), 1))

@@ -30,6 +30,7 @@ from p2pd.net.fast import FastPort
 from p2pd.net.limits import Limit
 from p2pd.net.listening import Listener
 from p2pd.net.notify import Notifier
+from p2pd.net.rounds import rounds_of
 from p2pd.net.starting import start_or_exit
 from p2pd.net.statedir import StateDir
 from p2pd.peer.activity import Activity
@@ -135,6 +136,8 @@ class PeerService(service.Service):
     def startService(self) -> None:
         """Open state, share and sockets; a failure ends the process with a sentence."""
         service.Service.startService(self)
+        # Nothing comes in a pause: what was gathered need not wait for more.
+        rounds_of(self._reactor).tell(self.writer.flush)
         self._starting = start_or_exit(self._reactor, self._start())
 
     async def _start(self) -> None:
@@ -239,6 +242,7 @@ class PeerService(service.Service):
     def stopService(self) -> Deferred[None]:
         """Leave the network; what is unfinished is kept for the next start."""
         service.Service.stopService(self)
+        rounds_of(self._reactor).tell_no_more(self.writer.flush)
         if self._starting is not None:
             self._starting.cancel()
         return ensureDeferred(self._stop())

@@ -20,6 +20,7 @@ from p2pd.net.rounds import (
     EACH,
     IN,
     IN_USE,
+    LONG,
     MANY,
     MOST,
     OUT,
@@ -223,6 +224,34 @@ def test_in_a_pause_it_waits_in_the_kernel(rig: Rig) -> None:
     one.other.send(b"c")
     rig.look()
     assert one.heard == [b"a", b"b", b"c"]
+
+
+def test_before_a_long_pause_it_is_told(rig: Rig) -> None:
+    one = rig.connection()
+    told: list[bytes] = []
+    rig.rounds.tell(lambda: 1 / 0)  # type: ignore[arg-type]
+    tell = lambda: told.append(b"".join(each for each in one.heard if isinstance(each, bytes)))  # noqa: E731
+    rig.rounds.tell(tell)
+    one.other.send(b"a")
+    rig.look()
+    assert told == [], "there is no pause"
+    pause = rig.busy()
+    one.other.send(b"b")
+    rig.look()
+    assert told == [b"ab"], "after what was found"
+    one.other.send(b"c")
+    rig.reactor.advance(pause)
+    assert told == [b"ab", b"abc"], "and before each further one"
+    rig.rounds._pause.seconds = LONG * 0.9
+    one.other.send(b"d")
+    rig.reactor.advance(pause)
+    assert (len(one.heard), len(told)) == (4, 2), "a short one is none"
+    rig.rounds._pause.seconds = pause
+    rig.rounds.tell_no_more(tell)
+    rig.rounds.tell_no_more(tell)
+    one.other.send(b"e")
+    rig.reactor.advance(pause)
+    assert (len(one.heard), len(told)) == (5, 2)
 
 
 def test_who_comes_in_a_pause_waits_for_its_end_too(rig: Rig) -> None:

@@ -113,6 +113,16 @@ def test_what_waits_is_written_together_where_it_is_neighbouring(fixture: Fixtur
     assert fixture.writer.idle
 
 
+def test_what_was_gathered_is_begun_with_where_nothing_more_is_to_come(fixture: Fixture) -> None:
+    fixture.writer.flush()
+    fixture.write(0)
+    assert not fixture.file.entered.is_set(), "more may come"
+    fixture.writer.flush()
+    assert fixture.file.entered.wait(30), "without anything that the reactor does"
+    fixture.finish(1)
+    assert fixture.done == [(0, None)]
+
+
 def test_no_call_is_longer_than_the_system_takes(fixture: Fixture) -> None:
     fixture.begin()
     for offset in range(2 * MOST_AT_ONCE + 1):
