@@ -19,6 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from p2pd.net import turns
+
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
 EACH = 16 * 1024
@@ -69,6 +71,8 @@ class Pause:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.crowd = False
+        """Many were in use in the last window, and found little each."""
         self._window = float("-inf")
         self._busy_since = float("inf")
 
@@ -82,7 +86,8 @@ class Pause:
         self._window = now
         used = sum(1 for each in moved if each >= IN_USE)
         total = sum(moved)
-        if used < MANY or span > 4 * WINDOW or total < BULK * span:
+        self.crowd = not (used < MANY or span > 4 * WINDOW or total < BULK * span)
+        if not self.crowd:
             self._busy_since, self.seconds = now, 0.0
         elif now - self._busy_since >= BUSY:
             pause = min(EACH * used * span / total, BUSIEST * span / max(moved), MOST)
@@ -101,6 +106,8 @@ class Rounds:
         self._pause = Pause()
         self._next: Any = None  # the call that ends a pause
         self._told: list[Callable[[], None]] = []
+        self._crowd = self._long_turns = False
+        self._calm: Any = None  # the call that ends that, unless something comes
         reactor.addSystemEventTrigger("during", "shutdown", self._end)
 
     @property
@@ -183,7 +190,25 @@ class Rounds:
         if self._pause.due(now):
             self._pause.measured(now, [each.moved - before for each, before in self._used.items()])
             self._used.clear()
+            self._set_crowd(self._pause.crowd)
         return bool(events)
+
+    def _set_crowd(self, crowd: bool) -> None:
+        """In one, others of this machine are likely to be in it too: each is to finish what it begins."""
+        if crowd is not self._crowd:
+            self._crowd = crowd
+            if crowd or self._long_turns:  # what we did not change is not ours to take back
+                self._long_turns = turns.take(long=crowd) > 0 and crowd
+        if self._calm is not None:
+            self._calm.cancel()
+            self._calm = None
+        if crowd:
+            self._calm = self._reactor.callLater(4 * WINDOW, self._calmed)
+
+    def _calmed(self) -> None:
+        """Nothing came for so long that nothing was measured."""
+        self._calm = None
+        self._set_crowd(False)
 
     def _end(self) -> None:
         """The reactor stops, and knows of none of them."""

@@ -172,6 +172,14 @@ def test_a_share_that_may_not_be_written_is_served(host: Host) -> None:
     assert anna.ask("req b").code == "storage"
 
 
+@pytest.mark.needs("systemd-analyze", "unshare", "libseccomp.so.2", "root")
+def test_turns_may_be_long_in_the_sandbox(host: Host) -> None:
+    code = "from p2pd.net import turns; print(turns.take(long=True), turns.take(long=False))"
+    command = [*sandbox("p2ppeer@.service", host.folder), sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.stdout == "1 1\n", done.stderr
+
+
 TRIES = {
     "writing elsewhere": ("open('/var/tmp/p2pd-test', 'w')", "Read-only file system"),
     "the kernel's settings": ("open('/proc/sys/kernel/hostname')", "No such file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -252,6 +253,69 @@ def test_before_a_long_pause_it_is_told(rig: Rig) -> None:
     one.other.send(b"e")
     rig.reactor.advance(pause)
     assert (len(one.heard), len(told)) == (5, 2)
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What was said of this process's turns; the system lets it."""
+    said: list[bool] = []
+
+    def take(*, long: bool) -> int:
+        said.append(long)
+        return 1
+
+    monkeypatch.setattr("p2pd.net.turns.take", take)
+    return said
+
+
+def crowded(rig: Rig, connections: list[Fake], windows: int, each: int = int(BULK * WINDOW / 4)) -> None:
+    """So many windows long each of them moves so much."""
+    for _ in range(windows):
+        for one in connections:
+            one.reads = partial(_moves, one, each)
+            one.other.send(b"a")
+        rig.look()
+        rig.reactor.advance(WINDOW)
+
+
+def _moves(one: Fake, count: int) -> None:
+    one.moved += count
+
+
+def test_in_a_crowd_turns_are_long(rig: Rig, turns: list[bool]) -> None:
+    connections = [rig.connection() for _ in range(MANY)]
+    crowded(rig, connections[:-1], 4)
+    assert turns == [], "one less is none"
+    crowded(rig, connections, 10)
+    assert turns == [True], "that is said once"
+    crowded(rig, connections[:-1], 2)
+    assert turns == [True, False]
+
+
+def test_when_nothing_comes_any_more_turns_are_the_usual_ones_again(rig: Rig, turns: list[bool]) -> None:
+    connections = [rig.connection() for _ in range(MANY)]
+    crowded(rig, connections, 10)
+    assert turns == [True]
+    rig.reactor.advance(5 * WINDOW)
+    assert turns == [True, False]
+    assert not rig.reactor.getDelayedCalls()
+
+
+def test_turns_that_could_not_be_changed_are_not_changed_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[bool] = []
+
+    def take(*, long: bool) -> int:
+        said.append(long)
+        return 0
+
+    monkeypatch.setattr("p2pd.net.turns.take", take)
+    connections = [rig.connection() for _ in range(MANY)]
+    for _ in range(2):
+        crowded(rig, connections, 10)
+        rig.reactor.advance(5 * WINDOW)
+    assert said == [True, True]
 
 
 def test_who_comes_in_a_pause_waits_for_its_end_too(rig: Rig) -> None:
