@@ -231,6 +231,12 @@ def _parser(name: str) -> _Parser:
     return parser
 
 
+def prepare() -> None:
+    """Make now what parsing takes, 6 ms in all: not when a transfer begins."""
+    for name in COMMANDS:
+        _parser(name)
+
+
 def parse(words: Sequence[str], role: str | None = None) -> argparse.Namespace:
     """The arguments of one command, with ``command`` its name.
 

@@ -21,7 +21,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from p2pd.control import paths
+from p2pd.control import commands, paths
 from p2pd.control.output import Limits
 from p2pd.control.session import Emit, Handlers, Session
 from p2pd.errors import RefusedError
@@ -57,6 +57,7 @@ class ControlService:
             raise RefusedError(
                 f"The control socket's path is longer than {paths.MAX_PATH} bytes: {self.path}."
             )
+        commands.prepare()
         paths.prepare(self.path)
         with _alone_in(os.path.dirname(self.path)):
             _clear_stale(self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
+from functools import lru_cache
 
 import attrs
 
@@ -98,6 +99,7 @@ class Door:
                     del counter[address]
 
 
+@lru_cache(4096)
 def _counted_as(host: str) -> str:
     """What is counted as one address; empty for loopback, and for what is no address."""
     try:
