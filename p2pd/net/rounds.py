@@ -41,7 +41,7 @@ WINDOW = 0.25
 """Seconds over which is measured what comes and goes."""
 LONG = 0.02
 """A pause of so many seconds is told of before."""
-BUSY = 3.0
+BUSY = 1.0
 """Seconds for which it has to go on before there are pauses: at first each message is waited for."""
 
 log = Logger("p2pd.net")
@@ -106,8 +106,8 @@ class Rounds:
         self._pause = Pause()
         self._next: Any = None  # the call that ends a pause
         self._told: list[Callable[[], None]] = []
-        self._crowd = self._long_turns = False
-        self._calm: Any = None  # the call that ends that, unless something comes
+        self._long_turns = False
+        self._calm: Any = None  # the call that ends that
         reactor.addSystemEventTrigger("during", "shutdown", self._end)
 
     @property
@@ -190,25 +190,22 @@ class Rounds:
         if self._pause.due(now):
             self._pause.measured(now, [each.moved - before for each, before in self._used.items()])
             self._used.clear()
-            self._set_crowd(self._pause.crowd)
+            if self._pause.crowd:
+                self._in_crowd()
         return bool(events)
 
-    def _set_crowd(self, crowd: bool) -> None:
-        """In one, others of this machine are likely to be in it too: each is to finish what it begins."""
-        if crowd is not self._crowd:
-            self._crowd = crowd
-            if crowd or self._long_turns:  # what we did not change is not ours to take back
-                self._long_turns = turns.take(long=crowd) > 0 and crowd
+    def _in_crowd(self) -> None:
+        """Others of this machine are likely to be in it too: each is to finish what it begins."""
         if self._calm is not None:
-            self._calm.cancel()
-            self._calm = None
-        if crowd:
-            self._calm = self._reactor.callLater(4 * WINDOW, self._calmed)
+            self._calm.reset(4 * WINDOW)
+            return
+        self._calm = self._reactor.callLater(4 * WINDOW, self._calmed)
+        self._long_turns = turns.take(long=True) > 0
 
     def _calmed(self) -> None:
-        """Nothing came for so long that nothing was measured."""
         self._calm = None
-        self._set_crowd(False)
+        if self._long_turns:  # what we did not change is not ours to take back
+            turns.take(long=False)
 
     def _end(self) -> None:
         """The reactor stops, and knows of none of them."""
