@@ -40,15 +40,15 @@ def slice_of(thread: int) -> int:
 
 def test_all_threads_have_long_turns_until_they_have_the_usual_ones(other: int) -> None:
     usual = slice_of(0)
-    count = turns.take(long=True)
-    assert count == len(os.listdir("/proc/self/task"))
+    # Threads of other tests may end meanwhile.
+    assert turns.take(long=True) >= 2
     for thread in (0, other):
         assert os.sched_getscheduler(thread) == os.SCHED_BATCH
         assert slice_of(thread) in (usual, round(turns.LONG * 1e9)), (
             "a system before Linux 6.12 has one for all"
         )
     assert turns.take(long=True) == 0, "they have them"
-    assert turns.take(long=False) == count
+    assert turns.take(long=False) >= 2
     for thread in (0, other):
         assert os.sched_getscheduler(thread) == os.SCHED_OTHER
         assert slice_of(thread) == usual
