@@ -162,9 +162,7 @@ def usual_delay(clients: Iterable[Client]) -> float:
 
 def long_at_once(stocks: Collection[Stock], *, filled: bool) -> int:
     """How many long pieces of these files are sent at once; ``filled``: by so many our link is."""
-    wanted = [
-        stock.at_once for stock in stocks if stock.complete and any(c.want for c in stock.clients.values())
-    ]
+    wanted = [stock.at_once for stock in stocks if stock.complete and stock.wanted]
     if wanted:  # whoever has all may have the faster link
         return max(wanted) if filled else WHOLE_AT_ONCE
     at_once = min((stock.at_once for stock in stocks), default=LONG_AT_ONCE)

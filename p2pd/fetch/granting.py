@@ -47,7 +47,7 @@ SLOTS = 4
 MOST_EACH_LONG = 1
 """fewer of long pieces (see ``at_once``), one to each: each is through sooner. Nor are more granted;"""
 FILLED = 0.6
-"""but twice as many where they take less than this part of our highest rate."""
+"""but twice as many (of who has all, four again) where they take less than this part of our highest rate."""
 LONG_PIECE = 1024 * 1024
 """So long a piece is before our rate is known."""
 AHEAD = 0.02
