@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from p2pd.net.listening import Port
 from p2pd.net.rounds import IN, OUT, rounds_of
+from p2pd.net.windows import Ahead
 
 TURN = 4 * 1024 * 1024
 """Bytes sent or received before other connections get their turn."""
@@ -130,9 +131,12 @@ class _Fast(tcp.Connection):
     _queue = USUAL_QUEUE
     interest = 0
     """What it waits for, see :mod:`p2pd.net.rounds`."""
+    ahead: Ahead | None = None
+    """None: what the other side sends ahead is not ours to limit."""
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
-    _got_bytes = 0
+    got_bytes = 0
+    """Bytes received so far."""
 
     def tune(self) -> None:
         """Set the socket's options; called by the protocol when it is connected."""
@@ -148,6 +152,8 @@ class _Fast(tcp.Connection):
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
             self._widen = self._near = True
+        else:
+            self.ahead = Ahead(self.socket)
 
     def _let_wait(self, count: int) -> None:
         """About ``count`` bytes may wait in the kernel, 0: as before; on one machine, where that is no wait,
@@ -234,7 +240,7 @@ class _Fast(tcp.Connection):
     @property
     def moved(self) -> int:
         """Bytes sent and received so far."""
-        return self.sent_bytes + self._got_bytes
+        return self.sent_bytes + self.got_bytes
 
     def stopWriting(self) -> None:
         """As the original; most often the reactor was not told to begin with."""
@@ -381,7 +387,10 @@ class _Fast(tcp.Connection):
         return None
 
     def _wake_at(self, left: int) -> None:
-        least = min(left, WAKE_AT) if left > SHORT_BODY else 1
+        limit = self.ahead.limit if self.ahead is not None else None
+        # Nobody is to wait for us because all that he may send ahead is here.
+        most = limit // 2 if limit else WAKE_AT
+        least = min(left, most) if left > SHORT_BODY else 1
         if least != self._wakes_at:
             if self._widen and least > SHORT_BODY:
                 # Waiting for so much makes the kernel's buffer that large, and it stays so.
@@ -409,7 +418,7 @@ class _Fast(tcp.Connection):
             if not count:
                 return got, main.CONNECTION_DONE
             got += count
-            self._got_bytes += count
+            self.got_bytes += count
             if count < len(step):
                 break  # what comes next is better waited for
         return got, None

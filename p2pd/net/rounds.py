@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from p2pd.net import turns
+from p2pd.net.windows import Ahead, Windows, window
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
@@ -52,10 +53,16 @@ class Connection(Protocol):
 
     interest: int
     """The events that it waits for."""
+    ahead: Ahead | None
+    """None: what is sent ahead is not ours to limit."""
 
     @property
     def moved(self) -> int:
         """Bytes received and sent so far."""
+
+    @property
+    def got_bytes(self) -> int:
+        """Those that were received."""
 
     def fileno(self) -> int: ...
     def doRead(self) -> Any: ...
@@ -102,8 +109,11 @@ class Rounds:
         self._ref = ref(reactor)  # it is the key under which this is kept
         self._epoll = select.epoll()
         self._all: dict[int, Connection] = {}
-        self._used: dict[Connection, int] = {}  # since it was measured; what it had moved before
+        # Since it was measured; what each had moved, and received, before.
+        self._used: dict[Connection, tuple[int, int]] = {}
         self._pause = Pause()
+        self._windows = Windows()
+        self._measured = float("-inf")
         self._next: Any = None  # the call that ends a pause
         self._told: list[Callable[[], None]] = []
         self._long_turns = False
@@ -184,15 +194,26 @@ class Rounds:
         for number, event in events:
             connection = self._all.get(number)
             if connection is not None:  # what came before may have ended it
-                self._used.setdefault(connection, connection.moved)
+                self._used.setdefault(connection, (connection.moved, connection.got_bytes))
                 _handle(connection, event)
         now = self._reactor.seconds()
         if self._pause.due(now):
-            self._pause.measured(now, [each.moved - before for each, before in self._used.items()])
-            self._used.clear()
-            if self._pause.crowd:
-                self._in_crowd()
+            self._measure(now)
         return bool(events)
+
+    def _measure(self, now: float) -> None:
+        used, self._used = self._used, {}
+        self._pause.measured(now, [each.moved - moved for each, (moved, _) in used.items()])
+        came = {each: each.got_bytes - got for each, (_, got) in used.items()}
+        least = self._windows.measured(now, came.values())
+        span, self._measured = now - self._measured, now
+        for each, count in came.items():
+            if each.ahead is not None:
+                each.ahead.let(
+                    window(count / span, each.ahead.latency, self._pause.seconds, least) if least else None
+                )
+        if self._pause.crowd:
+            self._in_crowd()
 
     def _in_crowd(self) -> None:
         """Others of this machine are likely to be in it too: each is to finish what it begins."""

@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from p2pd.net import windows
 from p2pd.net.rounds import (
     BULK,
     BUSIEST,
@@ -122,7 +123,8 @@ class Fake:
         self.name = name
         self.mine, self.other = socket.socketpair()
         self.interest = 0
-        self.moved = 0
+        self.moved = self.got_bytes = 0
+        self.ahead: Any = None
         self.heard: list[object] = []
         self.reads: Callable[[], Any] = lambda: None
         self.waits_for(IN)
@@ -143,6 +145,7 @@ class Fake:
     def doRead(self) -> Any:
         data = self.mine.recv(100)
         self.moved += len(data)
+        self.got_bytes += len(data)
         self.heard.append(data)
         return self.reads() if data else main.CONNECTION_DONE
 
@@ -253,6 +256,50 @@ def test_before_a_long_pause_it_is_told(rig: Rig) -> None:
     one.other.send(b"e")
     rig.reactor.advance(pause)
     assert (len(one.heard), len(told)) == (5, 2)
+
+
+class Told:
+    """Stands for what limits a connection."""
+
+    def __init__(self, latency: float = 0.0) -> None:
+        self.latency = latency
+        self.said: list[int | None] = []
+
+    def let(self, count: int | None) -> None:
+        self.said.append(count)
+
+
+def test_those_who_send_are_told_how_much_may_be_under_way(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far, ours, quiet = (rig.connection() for _ in range(4))
+    near.ahead, far.ahead, quiet.ahead = Told(), Told(0.1), Told()
+
+    def come(count: int, *connections: Fake) -> None:
+        for one in connections:
+            one.reads = partial(_comes, one, count)
+            one.other.send(b"a")
+        rig.look()
+        rig.reactor.advance(WINDOW)
+
+    come(100_000, near, far, ours)
+    come(100_000, near, far, ours)
+    from_afar = 400_000 * (windows.SECONDS + 0.2)
+    assert near.ahead.said[-1] == windows.ENOUGH
+    assert from_afar <= far.ahead.said[-1] < from_afar + windows.STEP
+    monkeypatch.setattr(rig.rounds._pause, "measured", lambda *_: None)
+    rig.rounds._pause.seconds = 0.08
+    come(200_000, near, far, ours)
+    with_pause = 800_000 * (windows.SECONDS + 0.08)
+    assert with_pause <= near.ahead.said[-1] < with_pause + windows.STEP
+    rig.reactor.advance(0.08)
+    come(10, near, far, ours)
+    rig.reactor.advance(0.08)
+    assert (near.ahead.said[-1], far.ahead.said[-1]) == (None, None), "nothing comes any more"
+    assert quiet.ahead.said == []
+
+
+def _comes(one: Fake, count: int) -> None:
+    one.moved += count
+    one.got_bytes += count
 
 
 @pytest.fixture
