@@ -135,8 +135,7 @@ class _Fast(tcp.Connection):
     """None: what the other side sends ahead is not ours to limit."""
     sent_bytes = 0
     """Bytes the kernel took so far: shows whether the other side still reads."""
-    got_bytes = 0
-    """Bytes received so far."""
+    _got_bytes = 0
 
     def tune(self) -> None:
         """Set the socket's options; called by the protocol when it is connected."""
@@ -240,7 +239,7 @@ class _Fast(tcp.Connection):
     @property
     def moved(self) -> int:
         """Bytes sent and received so far."""
-        return self.sent_bytes + self.got_bytes
+        return self.sent_bytes + self._got_bytes
 
     def stopWriting(self) -> None:
         """As the original; most often the reactor was not told to begin with."""
@@ -386,11 +385,21 @@ class _Fast(tcp.Connection):
                 return None  # nothing more waits, nor is it likely to
         return None
 
-    def _wake_at(self, left: int) -> None:
+    def let_ahead(self, count: int | None) -> None:
+        """Part of :class:`~p2pd.net.rounds.Connection`."""
+        if self.ahead is not None and self.connected and not self.disconnected:
+            self.ahead.let(count)
+            if self._wakes_at > self._most:
+                self._wake_at(self._wakes_at)
+
+    @property
+    def _most(self) -> int:
+        """Bytes to wait for at most: nobody waits for us because all that he may send ahead is here."""
         limit = self.ahead.limit if self.ahead is not None else None
-        # Nobody is to wait for us because all that he may send ahead is here.
-        most = limit // 2 if limit else WAKE_AT
-        least = min(left, most) if left > SHORT_BODY else 1
+        return limit // 2 if limit else WAKE_AT
+
+    def _wake_at(self, left: int) -> None:
+        least = min(left, self._most) if left > SHORT_BODY else 1
         if least != self._wakes_at:
             if self._widen and least > SHORT_BODY:
                 # Waiting for so much makes the kernel's buffer that large, and it stays so.
@@ -418,7 +427,7 @@ class _Fast(tcp.Connection):
             if not count:
                 return got, main.CONNECTION_DONE
             got += count
-            self.got_bytes += count
+            self._got_bytes += count
             if count < len(step):
                 break  # what comes next is better waited for
         return got, None

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from p2pd.net import turns
-from p2pd.net.windows import Ahead, Windows, window
+from p2pd.net.windows import Ahead, Windows
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
@@ -60,13 +60,13 @@ class Connection(Protocol):
     def moved(self) -> int:
         """Bytes received and sent so far."""
 
-    @property
-    def got_bytes(self) -> int:
-        """Those that were received."""
-
     def fileno(self) -> int: ...
     def doRead(self) -> Any: ...
     def doWrite(self) -> Any: ...
+
+    def let_ahead(self, count: int | None) -> None:
+        """So many bytes may be sent ahead from now on; None: any number. Only where there is ``ahead``."""
+
     def stopReading(self) -> None: ...
     def stopWriting(self) -> None: ...
     def readConnectionLost(self, reason: Failure) -> None: ...
@@ -109,11 +109,10 @@ class Rounds:
         self._ref = ref(reactor)  # it is the key under which this is kept
         self._epoll = select.epoll()
         self._all: dict[int, Connection] = {}
-        # Since it was measured; what each had moved, and received, before.
-        self._used: dict[Connection, tuple[int, int]] = {}
+        self._used: dict[Connection, int] = {}  # since it was measured; what it had moved before
         self._pause = Pause()
         self._windows = Windows()
-        self._measured = float("-inf")
+        self._limited: set[Connection] = set()
         self._next: Any = None  # the call that ends a pause
         self._told: list[Callable[[], None]] = []
         self._long_turns = False
@@ -194,7 +193,7 @@ class Rounds:
         for number, event in events:
             connection = self._all.get(number)
             if connection is not None:  # what came before may have ended it
-                self._used.setdefault(connection, (connection.moved, connection.got_bytes))
+                self._used.setdefault(connection, connection.moved)
                 _handle(connection, event)
         now = self._reactor.seconds()
         if self._pause.due(now):
@@ -203,17 +202,20 @@ class Rounds:
 
     def _measure(self, now: float) -> None:
         used, self._used = self._used, {}
-        self._pause.measured(now, [each.moved - moved for each, (moved, _) in used.items()])
-        came = {each: each.got_bytes - got for each, (_, got) in used.items()}
-        least = self._windows.measured(now, came.values())
-        span, self._measured = now - self._measured, now
-        for each, count in came.items():
-            if each.ahead is not None:
-                each.ahead.let(
-                    window(count / span, each.ahead.latency, self._pause.seconds, least) if least else None
-                )
+        self._pause.measured(now, [each.moved - before for each, before in used.items()])
+        self._limit(now, [each for each in used if each.ahead is not None])
         if self._pause.crowd:
             self._in_crowd()
+
+    def _limit(self, now: float, used: Collection[Connection]) -> None:
+        # Also those that say nothing now: they may again when there is no limit any more.
+        coming = {each: each.ahead for each in (*self._limited, *used) if each.ahead is not None}
+        for ahead in coming.values():
+            ahead.look(now)
+        least = self._windows.measured(now, [ahead.rate or 0.0 for ahead in coming.values()])
+        for each, ahead in coming.items():
+            each.let_ahead(ahead.wanted(self._pause.seconds, least) if least is not None else None)
+        self._limited = {each for each, ahead in coming.items() if ahead.limit is not None}
 
     def _in_crowd(self) -> None:
         """Others of this machine are likely to be in it too: each is to finish what it begins."""

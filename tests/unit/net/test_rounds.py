@@ -123,7 +123,7 @@ class Fake:
         self.name = name
         self.mine, self.other = socket.socketpair()
         self.interest = 0
-        self.moved = self.got_bytes = 0
+        self.moved = 0
         self.ahead: Any = None
         self.heard: list[object] = []
         self.reads: Callable[[], Any] = lambda: None
@@ -142,10 +142,12 @@ class Fake:
     def fileno(self) -> int:
         return self.mine.fileno()
 
+    def let_ahead(self, count: int | None) -> None:
+        self.ahead.let(count)
+
     def doRead(self) -> Any:
         data = self.mine.recv(100)
         self.moved += len(data)
-        self.got_bytes += len(data)
         self.heard.append(data)
         return self.reads() if data else main.CONNECTION_DONE
 
@@ -261,45 +263,61 @@ def test_before_a_long_pause_it_is_told(rig: Rig) -> None:
 class Told:
     """Stands for what limits a connection."""
 
-    def __init__(self, latency: float = 0.0) -> None:
-        self.latency = latency
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self.rate: float | None = None
+        self.comes: float | None = 0.0
         self.said: list[int | None] = []
+        self.asked: list[tuple[float, int]] = []
+
+    def look(self, now: float) -> None:
+        self.rate = self.comes
+
+    def wanted(self, pause: float, least: int) -> int:
+        self.asked.append((pause, least))
+        return least + len(self.asked)
 
     def let(self, count: int | None) -> None:
+        self.limit = count
         self.said.append(count)
 
 
-def test_those_who_send_are_told_how_much_may_be_under_way(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    near, far, ours, quiet = (rig.connection() for _ in range(4))
-    near.ahead, far.ahead, quiet.ahead = Told(), Told(0.1), Told()
+def test_those_who_send_are_told_how_much_may_be_under_way(rig: Rig) -> None:
+    several = [rig.connection() for _ in range(4)]
+    ours = several.pop()
+    told = [Told() for _ in several]
+    for each, ahead in zip(several, told, strict=True):
+        each.ahead = ahead
 
-    def come(count: int, *connections: Fake) -> None:
+    def come(*connections: Fake) -> None:
         for one in connections:
-            one.reads = partial(_comes, one, count)
             one.other.send(b"a")
         rig.look()
         rig.reactor.advance(WINDOW)
 
-    come(100_000, near, far, ours)
-    come(100_000, near, far, ours)
-    from_afar = 400_000 * (windows.SECONDS + 0.2)
-    assert near.ahead.said[-1] == windows.ENOUGH
-    assert from_afar <= far.ahead.said[-1] < from_afar + windows.STEP
-    monkeypatch.setattr(rig.rounds._pause, "measured", lambda *_: None)
+    def rates(*comes: float | None) -> None:
+        for ahead, rate in zip(told, comes, strict=True):
+            ahead.comes = rate
+
+    rates(1e6, 1e6, None)
+    come(*several, ours)
+    come(*several, ours)
+    assert [ahead.said for ahead in told] == [[None] * 2] * 3, "of one nothing is known; ours does not count"
+    rates(1e6, 1e6, 1e6)
+    come(*several)
+    assert [ahead.asked for ahead in told] == [[(0.0, windows.ENOUGH)]] * 3
+    assert [ahead.limit for ahead in told] == [windows.ENOUGH + 1] * 3
+    come(several[0])
+    assert [ahead.limit for ahead in told] == [windows.ENOUGH + 2] * 3, "also who says nothing"
     rig.rounds._pause.seconds = 0.08
-    come(200_000, near, far, ours)
-    with_pause = 800_000 * (windows.SECONDS + 0.08)
-    assert with_pause <= near.ahead.said[-1] < with_pause + windows.STEP
-    rig.reactor.advance(0.08)
-    come(10, near, far, ours)
-    rig.reactor.advance(0.08)
-    assert (near.ahead.said[-1], far.ahead.said[-1]) == (None, None), "nothing comes any more"
-    assert quiet.ahead.said == []
-
-
-def _comes(one: Fake, count: int) -> None:
-    one.moved += count
-    one.got_bytes += count
+    rig.rounds._limit(rig.reactor.seconds(), several)
+    assert [ahead.asked[-1] for ahead in told] == [(0.08, windows.ENOUGH)] * 3
+    rates(1e6, 1e6, 0)
+    come(several[0])
+    assert [ahead.limit for ahead in told] == [None] * 3, "fewer send: nobody is limited any more"
+    said = len(told[2].said)
+    come(several[0])
+    assert len(told[2].said) == said
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pd.net.fast import WAKE_AT, FastServer
+from p2pd.net.tcpinfo import incoming
 from p2pd.net.windows import (
     BEGINS,
     ENOUGH,
@@ -22,6 +22,7 @@ from p2pd.net.windows import (
     MANY,
     MOST,
     SECONDS,
+    SEGMENTS,
     STEP,
     TRIAL,
     Ahead,
@@ -30,6 +31,8 @@ from p2pd.net.windows import (
 )
 
 SPAN = 0.25
+SEGMENT = 1400
+SO_BUF_LOCK = 72
 
 
 class Receiver:
@@ -44,7 +47,7 @@ class Receiver:
         said = []
         for _ in range(round(seconds / SPAN)):
             self.now += SPAN
-            said.append(self.windows.measured(self.now, [int(rate * SPAN / MANY)] * used))
+            said.append(self.windows.measured(self.now, [rate / MANY] * used))
         return said
 
 
@@ -52,7 +55,7 @@ def test_few_are_not_limited() -> None:
     receiver = Receiver()
     assert receiver.comes(1e6, 5.0, used=MANY - 1) == [None] * 20
     assert receiver.comes(1e6, used=MANY) == [ENOUGH]
-    assert receiver.comes(IN_USE * MANY / SPAN * 0.9, used=MANY) == [None], "of those little comes"
+    assert receiver.comes(IN_USE * MANY * 0.9, used=MANY) == [None], "of those little comes"
     assert receiver.comes(1e6) == [ENOUGH]
     receiver.now += TRIAL
     assert receiver.comes(1e6) == [None], "it was quiet for long"
@@ -112,12 +115,26 @@ def test_a_window_covers_what_comes(rate: float, latency: float, pause: float, l
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Who sends and who receives, on two addresses of this machine."""
-    with socket.create_server(("127.0.0.2", 0)) as server:
-        sender = socket.create_connection(server.getsockname(), source_address=("127.0.0.1", 0))
+    """Who sends and who receives, on two addresses of this machine, in segments as they are on a network."""
+    with socket.socket() as server, socket.socket() as sender:
+        for each in (server, sender):
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+        server.bind(("127.0.0.2", 0))
+        server.listen()
+        sender.bind(("127.0.0.1", 0))
+        sender.connect(server.getsockname())
         receiver, _ = server.accept()
-    with sender, receiver:
-        yield sender, receiver
+        with receiver:
+            yield sender, receiver
+
+
+@pytest.fixture
+def ahead(pair: tuple[socket.socket, socket.socket]) -> Ahead:
+    """Of the receiver."""
+    try:
+        return Ahead(pair[1])
+    except OSError:
+        pytest.skip("the system has no such limits")
 
 
 def buffer(receiver: socket.socket) -> int:
@@ -125,17 +142,28 @@ def buffer(receiver: socket.socket) -> int:
     return receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
 
-def unread(sender: socket.socket, receiver: socket.socket) -> int:
-    """Bytes that get there while nobody reads."""
+def clamp(receiver: socket.socket) -> int:
+    """The largest window that it names, in bytes."""
+    return receiver.getsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP)
+
+
+def locked(receiver: socket.socket) -> bool:
+    """The kernel may not change the buffer."""
+    return bool(receiver.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK))
+
+
+def unread(sender: socket.socket, receiver: socket.socket) -> tuple[int, int]:
+    """Bytes that get there while nobody reads; and that were sent."""
+    sent = 0
     sender.setblocking(False)
     try:
         while True:
-            sender.send(bytes(65536))
+            sent += sender.send(bytes(65536))
     except BlockingIOError:
         pass
     finally:
         sender.setblocking(True)
-    return len(receiver.recv(2**24, socket.MSG_PEEK))
+    return len(receiver.recv(2**24, socket.MSG_PEEK)), sent
 
 
 def pour(sender: socket.socket, receiver: socket.socket, count: int) -> None:
@@ -148,102 +176,213 @@ def pour(sender: socket.socket, receiver: socket.socket, count: int) -> None:
     sending.join()
 
 
+def held(pair: tuple[socket.socket, socket.socket], ahead: Ahead, count: int) -> None:
+    """Limited, all that was promised before has come, and the buffer is as small."""
+    ahead.look(0.0)
+    ahead.let(count)
+    pour(*pair, 2**25)
+    ahead.look(0.0)
+    ahead.let(count)
+    assert buffer(pair[1]) == count
+
+
 def test_a_limit_holds_once_what_was_promised_before_has_come(
-    pair: tuple[socket.socket, socket.socket],
+    pair: tuple[socket.socket, socket.socket], ahead: Ahead
 ) -> None:
     sender, receiver = pair
     pour(sender, receiver, 2**24)
     before = buffer(receiver)
-    ahead = Ahead(receiver)
-    ahead.let(LEAST)
-    assert buffer(receiver) == before > LEAST, "what is under way is not to be dropped"
-    pour(sender, receiver, 2**22)
+    promised = incoming(receiver)
+    assert promised is not None
+    for now in (1.0, 2.0, 3.0):
+        ahead.look(now)
+        ahead.let(LEAST)
+        assert buffer(receiver) == before > LEAST, "what is under way is not to be dropped"
+        assert (clamp(receiver), locked(receiver)) == (LEAST, True)
+    pour(sender, receiver, promised.promised or 2 * before)
+    ahead.look(4.0)
     ahead.let(LEAST)
     assert buffer(receiver) == LEAST
-    assert unread(sender, receiver) <= 2 * LEAST
+    assert unread(sender, receiver)[0] <= 2 * LEAST
 
 
-def test_without_a_limit_the_kernel_lets_more_come_again(
-    pair: tuple[socket.socket, socket.socket],
+def test_what_waits_and_would_be_dropped_is_read_first(
+    pair: tuple[socket.socket, socket.socket], ahead: Ahead
 ) -> None:
     sender, receiver = pair
-    ahead = Ahead(receiver)
-    for _ in range(2):
-        ahead.let(LEAST)
-        pour(sender, receiver, 2**20)
-    assert buffer(receiver) == LEAST, "by itself it does not grow"
-    ahead.let(None)
-    assert ahead.limit is None
-    assert buffer(receiver) == MOST
+    pour(sender, receiver, 2**24)
+    ahead.look(1.0)
+    before = buffer(receiver)
+    waits, sent = unread(sender, receiver)
+    assert waits > 4 * LEAST
+    ahead.let(LEAST)
+    ahead._free_at = 0
+    ahead.look(2.0)
+    ahead.let(LEAST)
+    assert buffer(receiver) == before
+    receiver.recv(sent, socket.MSG_WAITALL)
+    ahead.look(3.0)
+    ahead.let(LEAST)
+    assert buffer(receiver) == LEAST
+
+
+def test_without_a_limit_there_is_as_much_room_as_before(
+    pair: tuple[socket.socket, socket.socket], ahead: Ahead
+) -> None:
+    sender, receiver = pair
     pour(sender, receiver, 2**26)
-    assert unread(sender, receiver) > MOST / 2
+    before, free = buffer(receiver), clamp(receiver)
+    assert before > 2 * MOST
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 77)
+    held(pair, ahead, 2 * LEAST)
+    held(pair, ahead, LEAST)
+    ahead.let(LEAST // 2)  # only promised when it is lifted
+    ahead.let(None)
+    assert (ahead.limit, locked(receiver)) == (None, False)
+    assert buffer(receiver) >= before * 0.9, "the kernel would not give it again by itself"
+    assert clamp(receiver) >= free * 0.9
+    assert receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 77
 
 
-def test_rates_swing_and_the_limit_does_not(pair: tuple[socket.socket, socket.socket]) -> None:
-    ahead = Ahead(pair[1])
+def test_a_new_connection_that_was_limited_grows_as_any(
+    pair: tuple[socket.socket, socket.socket], ahead: Ahead
+) -> None:
+    sender, receiver = pair
+    held(pair, ahead, LEAST)
+    ahead.let(None)
+    assert not locked(receiver)
+    pour(sender, receiver, 2**26)
+    assert buffer(receiver) > 1.5 * MOST
+
+
+def test_rates_swing_and_the_limit_does_not(pair: tuple[socket.socket, socket.socket], ahead: Ahead) -> None:
+    held(pair, ahead, LEAST)
     limits = []
-    for count in (
-        LEAST,
-        LEAST,
-        64 * 1024,
-        63 * 1024,
-        49 * 1024,
-        48 * 1024,
-        128 * 1024,
-        128 * 1024,
-        None,
-        None,
-    ):
+    for count in (64 * 1024, 63 * 1024, 49 * 1024, 48 * 1024, 96 * 1024, 96 * 1024):
+        ahead.look(0.0)
         ahead.let(count)
-        limits.append((ahead.limit, buffer(pair[1])))
-    first = limits[0][1]
-    kib = [(limit and limit // 1024, held // 1024) for limit, held in limits[1:]]
-    assert first > LEAST
-    assert kib == [
-        (32, 32), (64, 64), (64, 64), (64, 64), (48, 64), (128, 64), (128, 128), (None, 192), (None, 192),
-    ]  # fmt: skip
+        limits.append((ahead.limit, clamp(pair[1])))
+        if count == 48 * 1024:
+            assert buffer(pair[1]) == 64 * 1024, "what was promised may be under way"
+    kib = [(limit and limit // 1024, named // 1024) for limit, named in limits]
+    assert kib == [(64, 64), (64, 64), (64, 64), (48, 48), (96, 96), (96, 96)]
+
+
+def test_what_comes_is_measured_between_two_looks(
+    pair: tuple[socket.socket, socket.socket], ahead: Ahead
+) -> None:
+    ahead.look(1.0)
+    assert ahead.rate is None
+    assert ahead.wanted(0.08, LEAST) is None
+    pour(*pair, 2**20)
+    ahead.look(1.5)
+    assert ahead.rate == 2**21
+    pair[0].sendall(bytes(2**18))
+    pair[1].recv(2**18, socket.MSG_PEEK | socket.MSG_WAITALL)
+    ahead.look(2.0)
+    assert ahead.rate == 2**19, "also what was not read yet"
+    told = incoming(pair[1])
+    assert told is not None
+    assert ahead.wanted(0.08, LEAST) == window(2**19, told.latency, 0.08, LEAST)
+    ahead.look(2.0 + TRIAL + 0.1)
+    assert ahead.rate is None, "it is too long ago"
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_limit_is_never_less_than_some_segments() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        sender = socket.create_connection(server.getsockname(), source_address=("127.0.0.1", 0))
+        receiver, _ = server.accept()
+    with sender, receiver:
+        told = incoming(receiver)
+        assert told is not None
+        assert told.segment > ENOUGH / SEGMENTS, "of the loopback device they are long"
+        ahead = Ahead(receiver)
+        ahead.look(1.0)
+        ahead.look(2.0)
+        wanted = ahead.wanted(0.0, LEAST)
+        assert wanted is None or wanted >= SEGMENTS * told.segment
 
 
 def test_a_connection_that_was_lost_is_limited_without_a_fault(
-    pair: tuple[socket.socket, socket.socket],
+    pair: tuple[socket.socket, socket.socket], ahead: Ahead
 ) -> None:
-    ahead = Ahead(pair[1])
-    pair[1].close()
+    ahead.look(1.0)
     ahead.let(LEAST)
+    pair[1].close()
+    ahead.let(2 * LEAST)
     ahead.let(None)
-    assert ahead.latency == 0
+    ahead.let(LEAST)
+    ahead.look(2.0)
+    assert (ahead.limit, ahead.rate) == (None, None)
 
 
-def test_where_the_system_cannot_lift_a_limit_there_is_none(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET) as closed:
-        pass
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        Ahead(closed)
+@pytest.mark.parametrize("answer", [0, 3], ids=["nothing", "something else"])
+def test_where_the_system_cannot_lift_a_limit_there_is_none(
+    pair: tuple[socket.socket, socket.socket], answer: int
+) -> None:
+    class Deaf:
+        """Takes any option, and says the same always."""
+
+        def setsockopt(self, *_: object) -> None: ...
+
+        def getsockopt(self, level: int, option: int, length: int = 0) -> int | bytes:
+            return pair[1].getsockopt(level, option, length) if length else answer
+
+    with pytest.raises(OSError, match="no limits"):
+        Ahead(Deaf())  # type: ignore[arg-type]
 
 
+def test_of_what_is_not_tcp_there_is_none() -> None:
+    one, other = socket.socketpair()
+    with one, other, pytest.raises(OSError, match=r"no limits|not supported"):
+        Ahead(one)
+
+
+def transport(receiver: socket.socket) -> FastServer:
+    """Connected, as far as what it waits for goes."""
+    made = FastServer.__new__(FastServer)
+    made.socket = receiver
+    made.connected = True
+    made.disconnected = False
+    made.tune()
+    return made
+
+
+@pytest.mark.usefixtures("ahead")
 def test_a_machine_is_limited_by_the_other_one_only(pair: tuple[socket.socket, socket.socket]) -> None:
-    transport = FastServer.__new__(FastServer)
-    transport.socket = pair[1]
-    transport.tune()
-    assert transport.ahead is not None
+    assert transport(pair[1]).ahead is not None
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
     with client, accepted:
-        near = FastServer.__new__(FastServer)
-        near.socket = accepted
-        near.tune()
+        near = transport(accepted)
         assert near.ahead is None
+        near.let_ahead(LEAST)
 
 
+@pytest.mark.usefixtures("ahead")
 def test_nobody_waits_for_us_because_all_that_he_may_send_is_here(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    transport = FastServer.__new__(FastServer)
-    transport.socket = pair[1]
-    transport.tune()
-    assert transport.ahead is not None
-    for limit, waited in ((None, WAKE_AT), (LEAST, LEAST // 2), (LEAST, LEAST // 2), (None, WAKE_AT)):
-        transport.ahead.let(limit)
-        transport._wake_at(10 * WAKE_AT)
-        assert transport._wakes_at == waited
+    def waits() -> int:
+        return pair[1].getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+    receiver = transport(pair[1])
+    assert receiver.ahead is not None
+    receiver._wake_at(10 * WAKE_AT)
+    assert waits() == WAKE_AT
+    receiver.ahead.look(1.0)
+    receiver.let_ahead(LEAST)
+    assert waits() == LEAST // 2, "at once"
+    receiver._wake_at(10 * WAKE_AT)
+    assert waits() == LEAST // 2
+    receiver._wake_at(0)
+    receiver.let_ahead(2 * LEAST)
+    assert waits() == 1
+    receiver.let_ahead(None)
+    receiver._wake_at(10 * WAKE_AT)
+    assert waits() == WAKE_AT
+    receiver.disconnected = True
+    receiver.let_ahead(LEAST)
+    assert receiver.ahead.limit is None
