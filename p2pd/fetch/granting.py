@@ -391,7 +391,8 @@ class Granting:
 
     def _goal(self, wanting: list[Client]) -> float:
         """Bytes to have granted."""
-        naming = any(client.file.complete and not client.quiet for client in wanting)
+        complete = any(stock.complete for stock in self._stocks.values())  # far fewer than clients
+        naming = complete and any(client.file.complete and not client.quiet for client in wanting)
         rate, beyond = (self.outflow.rate, AHEAD) if naming else (self.outflow.best, AHEAD_OF_CHOOSERS)
         return self._lead(rate, beyond)
 

@@ -313,12 +313,12 @@ class Serving:
                     limit.when_free(self._link.slices_ready)
                     return None
                 length = min(length, limit.step)
-            fd = asked.upload.copy.fd
-            if not _in_memory(fd, asked.at, length):
+            copy = asked.upload.copy
+            if not copy.in_memory(asked.at, length):
                 self._warm(asked, length)
                 return None
             frame = m.Data(asked.grant, asked.at, length)
-            piece = FileSlice(fd, asked.at, length, self._queue_length())
+            piece = FileSlice(copy.fd, asked.at, length, self._queue_length())
             asked.at += length
             if asked.at >= asked.end:
                 self._queue.popleft()
@@ -453,17 +453,3 @@ class Serving:
         for upload in list(self.uploads.values()):
             self._close(upload)
         self._shop.granting.left(self, self._shop.now())
-
-
-def _in_memory(fd: int, offset: int, length: int) -> bool:
-    """True where sendfile of this range would not wait for the disk, by a sample of its pages."""
-    buffer = bytearray(1)
-    last = offset + length - 1
-    for at in (*range(offset, last, 128 * 1024), last):
-        try:
-            os.preadv(fd, [buffer], at, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True  # a file system that cannot tell, such as tmpfs
-    return True

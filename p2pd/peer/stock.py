@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
@@ -17,6 +18,9 @@ from p2pd.model import FileId, Manifest
 from p2pd.pieces import Bitfield, format_parts
 from p2pd.share.index import Entry, ShareIndex
 from p2pd.wire import messages as m
+
+SAMPLE = 128 * 1024
+"""Bytes from one page of a file that is looked for in memory to the next."""
 
 
 class Listener(Protocol):
@@ -86,6 +90,8 @@ class Copy:
     _about: Callable[[], int]
     """How many machines may be on it."""
     _part: Part | None = None
+    _can_tell: bool = True
+    """The file system says whether something is in memory."""
 
     @property
     def held(self) -> Bitfield | None:
@@ -103,6 +109,21 @@ class Copy:
         if self._part is not None:
             return self._part.long_at_once()
         return whole_at_once(self.manifest.count, self._about())
+
+    def in_memory(self, offset: int, length: int) -> bool:
+        """True where sendfile of this range would not wait for the disk, by a sample of its pages."""
+        buffer = bytearray(1)
+        last = offset + length - 1
+        for at in (*range(offset, last, SAMPLE), last) if self._can_tell else ():
+            try:
+                os.preadv(self.fd, [buffer], at, os.RWF_NOWAIT)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                # One that cannot tell, such as tmpfs, is not asked again and again.
+                self._can_tell = error.errno != errno.EOPNOTSUPP
+                return True
+        return True
 
     def still(self) -> bool:
         """True while it is what was offered."""

@@ -16,9 +16,9 @@ from twisted.internet.defer import Deferred
 
 from p2pd.errors import NotFoundError
 from p2pd.model import FileId, Manifest, Offer
-from p2pd.peer import serving as serving_module
 from p2pd.peer.conversation import DOUBT, HELLO_DEADLINE, LINGER, PING_AFTER, SILENCE, STRIKES, WRITE_STALL
 from p2pd.peer.serving import MAX_FILES
+from p2pd.peer.stock import Copy
 from p2pd.share.index import Entry
 from p2pd.wire import messages as m
 from p2pd.wire.codec import encode
@@ -221,7 +221,7 @@ def test_a_cold_read_that_fails_after_its_file_was_closed_closes_nothing_else(
         return reading
 
     monkeypatch.setattr(sharing, "in_thread", in_thread)
-    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: False)
+    monkeypatch.setattr(Copy, "in_memory", lambda *_: False)
     serving = sharing.conversation.serving
     sharing.say(encode(m.Want(FILE_IDS[0], 1)) + encode(m.Get(1, 0, 100)))
     fd = serving.uploads[FILE_IDS[0]].copy.fd
@@ -232,7 +232,7 @@ def test_a_cold_read_that_fails_after_its_file_was_closed_closes_nothing_else(
     reading.errback(OSError(errno.EIO, "Input/output error"))
     os.close(fd)
     assert not any(isinstance(event, m.Gone) for event in sharing.heard())
-    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    monkeypatch.setattr(Copy, "in_memory", lambda *_: True)
     sharing.say(encode(m.Want(FILE_IDS[1], 1)) + encode(m.Get(3, 0, 100)))
     assert serving.next_slice() is not None
 
@@ -257,7 +257,7 @@ def test_files_that_wait_for_a_place_are_served_though_the_first_of_them_is_gone
 def test_a_file_that_got_a_place_waits_for_none_any_more(
     sharing: Quiet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    monkeypatch.setattr(Copy, "in_memory", lambda *_: True)
     late = FILE_IDS[MAX_FILES]
     for file_id in FILE_IDS[: MAX_FILES + 1]:
         sharing.say(encode(m.Want(file_id, 1)))

@@ -17,7 +17,7 @@ from p2pd.net.pace import AT_ONCE
 from p2pd.peer import conversation as conversation_module
 from p2pd.peer import serving as serving_module
 from p2pd.peer.fetching import Fetching
-from p2pd.peer.stock import Part
+from p2pd.peer.stock import Copy, Part
 from p2pd.peer.weighing import LISTED, RECONSIDERED
 from p2pd.pieces import Bitfield, parse_mask
 from p2pd.share.index import Entry
@@ -127,7 +127,7 @@ def test_what_has_everybody_looked_at_anew_is_read_slowly(sharing: Quiet, messag
 
 
 def test_who_is_being_closed_keeps_no_place(sharing: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    monkeypatch.setattr(Copy, "in_memory", lambda *_: True)
     sharing.say(encode(m.Want(FILE, 2)) + encode(m.Get(1, 0, PIECE)) + encode(m.Get(2, PIECE, PIECE)))
     assert sharing.conversation.serving.next_slice() is not None
     assert sharing.granting.knows(FILE)
@@ -173,7 +173,7 @@ def test_no_frame_takes_long_whoever_it_goes_to(
 def test_what_may_wait_in_the_kernel_is_by_what_goes_out_and_to_how_many(
     sharing: Quiet, monkeypatch: pytest.MonkeyPatch, all_get: float, he_gets: float, others: int, queue: int
 ) -> None:
-    monkeypatch.setattr(serving_module, "_in_memory", lambda *_: True)
+    monkeypatch.setattr(Copy, "in_memory", lambda *_: True)
     sharing.say(encode(m.Want(FILE, 1)))
     for _ in range(others):
         sharing.granting.want(Somebody(), FILE, 1, sharing.now())
