@@ -24,6 +24,8 @@ SETTLED = 1.0
 """Seconds after which those that did not come are chosen as well."""
 SWAP = 1.0
 """Seconds between one that is left and the next: where nobody has anything new, nobody is of use."""
+PATIENCE = 1.0
+"""Seconds for those who seek it themselves to find some, until others are asked."""
 
 Key = TypeVar("Key", bound=int | str)
 
@@ -46,6 +48,7 @@ class Neighbours:
         self._random = random.Random(seed)
         self._tried: set[int | str] = set()
         self._began: float | None = None
+        self._sought_at = float("-inf")
         self._left_at = float("-inf")
 
     def choose(self, known: Collection[Key], met: Collection[Key], now: float, asked: int = 0) -> list[Key]:
@@ -55,9 +58,28 @@ class Neighbours:
         """
         if len(known) <= ALL_BELOW:
             return [key for key in known if key not in met]
+        return self._some(known, met, self._number(now) - len(met) - asked)
+
+    def seek(
+        self, known: Collection[Key], asked: Collection[Key], now: float, pending: int, *, may_come: bool
+    ) -> list[Key]:  # fmt: skip
+        """Whom to ask besides those that were, of whom nobody has any: in the end it is everybody.
+
+        ``pending``: how many have not answered yet; ``may_come``: some seek it themselves.
+        """
+        if len(known) <= ALL_BELOW:
+            return [key for key in known if key not in asked]
+        if may_come and now - self._sought_at < PATIENCE:
+            return []
+        self._sought_at = now
+        return self._some(known, asked, self._number(now) - pending)
+
+    def _number(self, now: float) -> int:
         if self._began is None:
             self._began = now
-        missing = (WANTED if now - self._began >= SETTLED else FIRST) - len(met) - asked
+        return WANTED if now - self._began >= SETTLED else FIRST
+
+    def _some(self, known: Collection[Key], met: Collection[Key], missing: int) -> list[Key]:
         if missing <= 0:
             return []
         strangers = [key for key in known if key not in met]

@@ -30,11 +30,14 @@ kept it from serving (no descriptors, a bad sector) may be over."""
 MAX_HINTED = 200
 """Peers that others say are on the file, and whom no manager has told of."""
 HINT_TRIES = 3
+SILENT = 2.0
+"""Seconds after which others are asked instead of one that does not answer."""
 
 
 @attrs.define(eq=False)
 class _Asked:
     info: PeerInfo
+    at: float
     dialling: Deferred[Conversation] | None = None
     source: Fetching | None = None
     number: int = 0
@@ -53,7 +56,7 @@ class Asking:
     """See the module. ``allowed`` says who is asked; ``offered`` is told each `have`.
 
     ``left`` is told when a conversation that was asked on is over, ``answered`` of every other answer;
-    ``useless`` gives those who have had nothing new for long.
+    ``useless`` gives those who have had nothing new for long, ``found`` whether what is wanted is offered.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Asking:
         left: Callable[[Fetching], None],
         answered: Callable[[], None],
         useless: Callable[[float], list[Fetching]],
+        found: Callable[[], bool],
         neighbours: Neighbours,
     ) -> None:
         self._name = name
@@ -79,6 +83,7 @@ class Asking:
         self._asked: dict[PeerId, _Asked] = {}
         self._hinted: dict[PeerId, PeerInfo] = {}
         self._useless = useless
+        self._found = found
         self._neighbours = neighbours
         self._quit: set[PeerId] = set()  # who was left for another: not asked because he asks
         self._stopped = False
@@ -99,17 +104,21 @@ class Asking:
                 del self._asked[peer]
                 self._offers.unreachable(peer)
         on_it = [peer for peer, asked in self._asked.items() if self._on_it(asked)]
-        pending = sum(1 for asked in self._asked.values() if not asked.answered)
+        pending = sum(1 for asked in self._asked.values() if not asked.answered and now - asked.at < SILENT)
         self._leave_one(here, on_it, now)
-        chosen = self._neighbours.choose(here, on_it, now, pending)
+        found = self._found()
+        if found:
+            chosen = self._neighbours.choose(here, on_it, now, pending)
+        else:
+            chosen = self._neighbours.seek(here, self._asked, now, pending, may_come=bool(on_it))
         chosen += [peer for peer in here if self._comes(peer) and self._neighbours.welcome(on_it)]
         new = [peer for peer in chosen if peer not in self._asked]
         for peer in dict.fromkeys(new):
             self._quit.discard(peer)
-            self._asked[peer] = _Asked(here[peer])
+            self._asked[peer] = _Asked(here[peer], now)
             self._offers.asked(peer, here[peer].name, now)
         # Of very many not all are asked, but they are before nobody is said to have it.
-        self._offers.unasked = bool(new or pending) and len(here) > len(self._asked)
+        self._offers.unasked = bool(new or pending or not found) and len(here) > len(self._asked)
         due = []
         for peer, info in here.items():
             asked = self._asked.get(peer)

@@ -130,7 +130,10 @@ class Offers:
         if self._first is not None:
             # Who hashes it (anew, at our piece size) is waited for: it may be another content.
             return now - self._first >= AFTER_FIRST and not waiting
-        return now - self._began >= WITHOUT and not waiting
+        began = self._began
+        if self.unasked:  # not all at once: each has his time
+            began = max([began, *(a.progress for a in self._answers.values())])
+        return now - began >= WITHOUT and not waiting
 
     def _longest_hashing(self) -> float:
         """Seconds that hashing may take of a holder who is not to keep a file from its name for ever.

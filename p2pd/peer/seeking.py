@@ -94,7 +94,8 @@ class Seeking:
         self._asking = Asking(
             job.name, house.contacts, self._offers,
             allowed=self._allowed, offered=self._offered, left=self._left, answered=self.check,
-            useless=seeker.useless, neighbours=Neighbours(f"{house.label} {job.transfer}"),
+            useless=seeker.useless, found=lambda: self._choosing.holder(set()) is not None,
+            neighbours=Neighbours(f"{house.label} {job.transfer}"),
         )  # fmt: skip
         self._lists: ListAsking | None = None
         self._local: Entry | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from p2pd.fetch.neighbours import ALL_BELOW
 from p2pd.pieces import default_piece_size, parse_runs, piece_count
 from tests.rig import Daemon, Host
 from tests.rig.host import Result, wait_until, write_file
@@ -46,8 +47,10 @@ def _has_a_quarter(peer: Daemon) -> bool:
 class Swarm:
     """An owner and ``count`` peers, who know of each other by a manager."""
 
-    def __init__(self, host: Host, count: int, *args: str, each: tuple[str, ...] = ()) -> None:
-        self.content = os.urandom(SIZE)
+    def __init__(
+        self, host: Host, count: int, *args: str, each: tuple[str, ...] = (), size: int = SIZE
+    ) -> None:
+        self.content = os.urandom(size)
         self.manager = host.manager()
         self.owner = host.peer("owner", *args, manager=self.manager, files={"f": self.content})
         self.peers = [host.peer(f"p{number}", *each, manager=self.manager) for number in range(count)]
@@ -86,6 +89,13 @@ def test_long_pieces_come_to_all_though_what_is_not_needed_is_put_off(host: Host
         assert sum(each.values()) == SIZE
         assert sum(count for name, count in each.items() if name != "owner") > SIZE // 2
     assert copies_sent(swarm.owner) < 2
+
+
+def test_more_than_talk_to_all_and_all_find_the_one_who_has_it(host: Host) -> None:
+    size = 2**20
+    swarm = Swarm(host, ALL_BELOW + 4, size=size)
+    for each in swarm.check(swarm.ask()):
+        assert sum(each.values()) == size
 
 
 def test_who_comes_later_finds_those_who_are_at_it(host: Host) -> None:

@@ -7,7 +7,17 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.fetch.neighbours import ALL_BELOW, FIRST, MOST, SETTLED, SWAP, WANTED, Neighbours, calls_first
+from p2pd.fetch.neighbours import (
+    ALL_BELOW,
+    FIRST,
+    MOST,
+    PATIENCE,
+    SETTLED,
+    SWAP,
+    WANTED,
+    Neighbours,
+    calls_first,
+)
 from p2pd.fetch.sources import USELESS
 from tests.unit.fetch.test_transfer import field, make
 
@@ -31,6 +41,29 @@ def test_of_many_half_are_chosen_and_later_those_who_did_not_come() -> None:
 
 def test_who_was_asked_and_has_not_answered_counts() -> None:
     assert len(Neighbours("x").choose(MANY, [], 0.0, asked=FIRST - 2)) == 2
+
+
+def test_while_nobody_asked_has_any_all_are_asked_in_the_end() -> None:
+    one, asked = Neighbours("x"), set[int]()
+    for _ in range(len(MANY) // FIRST):
+        new = one.seek(MANY, asked, 0.0, 0, may_come=False)
+        assert len(new) == FIRST
+        assert not asked & set(new)
+        asked |= set(new)
+    assert asked == set(MANY)
+    assert one.seek(MANY, asked, 9.0, 0, may_come=False) == []
+
+
+def test_those_who_seek_it_too_have_a_second_to_find_some() -> None:
+    one = Neighbours("x")
+    asked = one.seek(MANY, [], 5.0, 0, may_come=False)
+    assert one.seek(MANY, asked, 5.0 + PATIENCE / 2, 0, may_come=True) == []
+    assert len(one.seek(MANY, asked, 5.0 + PATIENCE, 0, may_come=True)) == WANTED
+    assert len(one.seek(MANY, asked, 5.1 + PATIENCE, 15, may_come=False)) == WANTED - 15
+
+
+def test_of_few_all_are_asked_though_nobody_has_any() -> None:
+    assert Neighbours("x").seek(range(9), [3, 4], 0.0, 2, may_come=True) == [0, 1, 2, 5, 6, 7, 8]
 
 
 def test_others_choose_others() -> None:

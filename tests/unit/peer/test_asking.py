@@ -9,10 +9,10 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
 from p2pd.errors import UnreachableError
-from p2pd.fetch.neighbours import FIRST, SETTLED, SWAP, WANTED, Neighbours
+from p2pd.fetch.neighbours import FIRST, PATIENCE, SETTLED, SWAP, WANTED, Neighbours
 from p2pd.model import FileId, Offer, PeerId, PeerInfo
-from p2pd.peer.asking import Asking
-from p2pd.peer.offers import Offers
+from p2pd.peer.asking import SILENT, Asking
+from p2pd.peer.offers import WITHOUT, Offers
 
 OFFER = Offer("f", 10, 5, FileId("ab" * 32))
 
@@ -58,11 +58,12 @@ class Many:
         self.dialled: list[PeerId] = []
         self.offers = Offers(0.0)
         self.left: list[Other] = []
+        self.found = False
         self.asking = Asking(
             "f", self, self.offers,  # type: ignore[arg-type]
             allowed=lambda info: True, offered=lambda *args: None, left=self.left.append,  # type: ignore[arg-type]
             answered=lambda: None, useless=lambda now: self.useless,  # type: ignore[arg-type,return-value]
-            neighbours=Neighbours("x"),
+            found=lambda: self.found, neighbours=Neighbours("x"),
         )  # fmt: skip
 
     def active(self) -> list[PeerInfo]:
@@ -90,6 +91,14 @@ class Many:
         self.asking.sweep(now)
         for peer in self.asked:
             self.asking.offered(self.others[peer], OFFER, None)  # type: ignore[arg-type]
+            self.found = True
+
+    def sweep_in_vain(self, now: float) -> None:
+        """And all whom it asks answer that they have none."""
+        before = self.asked
+        self.asking.sweep(now)
+        for peer in self.asked - before:
+            self.asking.not_have(self.others[peer])  # type: ignore[arg-type]
 
 
 def test_few_are_asked_first_and_more_where_they_do_not_come_by_themselves() -> None:
@@ -102,6 +111,40 @@ def test_few_are_asked_first_and_more_where_they_do_not_come_by_themselves() -> 
     assert len(many.asked) == WANTED
     many.sweep(SETTLED * 9)
     assert len(many.asked) == WANTED
+
+
+def test_all_are_asked_before_nobody_has_it_though_those_asked_seek_it_too() -> None:
+    many = Many(200)
+    many.offers.roster_known = True
+    now = 0.0
+    while len(many.asked) < 200:
+        before = len(many.asked)
+        for peer in many.asked:
+            many.others[peer].asks = True
+        many.sweep_in_vain(now)
+        assert many.offers.closed(now) == (len(many.asked) == 200)
+        now += PATIENCE
+        assert len(many.asked) > before
+    assert now > WITHOUT
+
+
+def test_who_does_not_answer_keeps_nobody_from_being_asked() -> None:
+    many = Many(200)
+    many.asking.sweep(0.0)
+    many.asking.sweep(SILENT - 0.1)
+    assert len(many.asked) == WANTED
+    many.asking.sweep(SILENT)
+    assert len(many.asked) == FIRST + WANTED
+    assert not many.offers.closed(SILENT)
+
+
+def test_once_somebody_has_it_no_more_are_asked_than_are_wanted() -> None:
+    many = Many(200)
+    many.sweep_in_vain(0.0)
+    many.sweep(SETTLED)
+    assert len(many.asked) == FIRST + WANTED
+    many.sweep(SETTLED + 9)
+    assert len(many.asked) == FIRST + WANTED
 
 
 def test_how_many_there_are_is_told() -> None:
