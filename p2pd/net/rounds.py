@@ -115,7 +115,7 @@ class Rounds:
         self._limited: set[Connection] = set()
         self._next: Any = None  # the call that ends a pause
         self._told: list[Callable[[], None]] = []
-        self._long_turns = False
+        self._turns_before: int | None = None
         self._calm: Any = None  # the call that ends that
         reactor.addSystemEventTrigger("during", "shutdown", self._end)
 
@@ -223,15 +223,18 @@ class Rounds:
             self._calm.reset(4 * WINDOW)
             return
         self._calm = self._reactor.callLater(4 * WINDOW, self._calmed)
-        self._long_turns = turns.take(long=True) > 0
+        self._turns_before = turns.take()
 
     def _calmed(self) -> None:
         self._calm = None
-        if self._long_turns:  # what we did not change is not ours to take back
-            turns.take(long=False)
+        if self._turns_before is not None:  # what we did not change is not ours to take back
+            turns.give_back(self._turns_before)
 
     def _end(self) -> None:
         """The reactor stops, and knows of none of them."""
+        if self._calm is not None:
+            self._calm.cancel()
+            self._calmed()
         for connection in list(self._all.values()):
             _lost(connection, main.CONNECTION_LOST, reading=False)
 

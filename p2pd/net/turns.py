@@ -1,9 +1,9 @@
-"""How long the threads of this process run before others have their turn, where the system can be told.
+"""How long a thread runs before others have their turn, where the system can be told.
 
 In a crowd each daemon of a machine has a little to do all the time. If it is interrupted by each of the
 others that is woken, it goes on with cold caches; if it finishes what it began, it has them once.
 Since Linux 6.12 each thread may say how long its turns are to be (sched_setattr(2), `sched_runtime`); it
-gets no larger part of the processor by that. SCHED_BATCH: whoever is woken interrupts nobody.
+gets no larger part of the processor by that. Threads that it starts meanwhile have such turns, too.
 """
 
 from __future__ import annotations
@@ -34,27 +34,50 @@ class Attributes(ctypes.Structure):
     )  # fmt: skip
 
 
-def take(*, long: bool) -> int:
-    """Long turns for all threads, or the usual ones again; how many of them that was done for.
+def take() -> int | None:
+    """Long turns for the thread that asks; its nanoseconds before, for :func:`give_back`.
 
-    A thread that has another policy than the usual one, because somebody gave it that, keeps it. Nothing is
-    done where the system does not let us, and nothing but the policy changes where it knows no such turns.
+    None where nothing was changed: somebody gave the thread turns as long, or another policy than the usual
+    one; or the system does not let us, or knows no such turns.
     """
-    return sum(_change(thread, long=long) for thread in _threads())
-
-
-def _threads() -> list[int]:
     try:
-        return [int(name) for name in os.listdir("/proc/self/task")]
+        has = attributes()
+        before = int(has.runtime)
+        if has.policy != os.SCHED_OTHER or not 0 < before < _LONG:
+            return None
+        _set(has, _LONG)
     except OSError:
-        return [0]  # the one that asks
+        return None
+    return before
 
 
-def attributes(thread: int) -> Attributes:
-    """Those of a thread of this process, 0 the one that asks; OSError, also for one that has ended."""
+def give_back(before: int = 0) -> bool:
+    """The thread that asks has the turns again that it had ``before``; 0: the usual ones.
+
+    False where nothing was changed: what it has is not what :func:`take` set, or the system does not let us.
+    """
+    try:
+        has = attributes()
+        if has.policy != os.SCHED_OTHER or has.runtime != _LONG:
+            return False
+        _set(has, 0)  # the system's own: they follow where that changes
+        if before and attributes().runtime != before:
+            _set(has, before)
+    except OSError:
+        return False
+    return True
+
+
+def attributes() -> Attributes:
+    """Those of the thread that asks; OSError where the system does not say."""
     has = Attributes()
-    _call(1, thread, ctypes.byref(has), ctypes.sizeof(has), 0)
+    _call(1, 0, ctypes.byref(has), ctypes.sizeof(has), 0)
     return has
+
+
+def _set(attributes: Attributes, runtime: int) -> None:
+    attributes.runtime = runtime
+    _call(0, 0, ctypes.byref(attributes), 0)
 
 
 def _call(which: int, *args: object) -> None:
@@ -63,16 +86,3 @@ def _call(which: int, *args: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if _LIBC.syscall(numbers[which], *args):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def _change(thread: int, *, long: bool) -> bool:
-    try:
-        has = attributes(thread)
-        ours = has.policy == os.SCHED_BATCH and has.runtime in (0, _LONG)
-        if not (has.policy == os.SCHED_OTHER if long else ours):
-            return False
-        has.policy, has.runtime = (os.SCHED_BATCH, _LONG) if long else (os.SCHED_OTHER, 0)
-        _call(0, thread, ctypes.byref(has), 0)
-    except OSError:
-        return False
-    return True

@@ -14,6 +14,7 @@ import attrs
 from p2pd.errors import ChangedError, P2PError
 from p2pd.memory import pages
 from p2pd.model import Manifest
+from p2pd.net import turns
 from p2pd.share.cache import ManifestCache
 from p2pd.share.hashing import STEP, Cancelled, HashRun, StatKey
 from p2pd.share.paths import ShareRoot
@@ -103,6 +104,7 @@ class HashPool:
 
     def _serve(self) -> None:
         """An urgent worker's life."""
+        turns.give_back()  # who started it may have long ones, and is to have its turn between these
         buffer = pages(STEP)
         while True:
             with self._ready:
@@ -121,6 +123,7 @@ class HashPool:
         """The background worker's life."""
         # Not niced: where the machine is busy, a thread that waits for the processor while it holds
         # the interpreter's lock holds up the reactor (0.6 s were seen).
+        turns.give_back()
         buffer = pages(STEP)
         ended: list[HashJob] = []
         since = time.monotonic()

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pd.fetch.granting import ALONE, FIRST_ROUNDS, LEAST, LONG_PIECE, MOST_EACH, SLOTS, Granting
+from p2pd.fetch.granting import (
+    AHEAD,
+    AHEAD_OF_CHOOSERS,
+    ALONE,
+    FIRST_ROUNDS,
+    LEAST,
+    LONG_PIECE,
+    MOST_EACH,
+    SLOTS,
+    Granting,
+)
 from p2pd.fetch.picker import Run
 from p2pd.fetch.runs import FEW_AT_ONCE, LONG_AT_ONCE, SWARM_RUN, WHOLE_AT_ONCE, of_swarm, to_name
 from p2pd.pieces import Bitfield
@@ -805,3 +815,39 @@ def test_of_a_whole_file_and_a_part_the_whole_one_says_how_many_go_out_at_once()
     world.granting.want("z", "g", 3, world.now)
     goes_on(world, 0.1, 10)
     assert len(world.open) == SLOTS
+
+
+@pytest.mark.parametrize(
+    ("files", "quiet", "ahead"),
+    [
+        ("c", "", AHEAD),
+        ("p", "", AHEAD_OF_CHOOSERS),
+        ("cp", "", AHEAD),
+        ("c", "c", AHEAD_OF_CHOOSERS),
+        ("cp", "c", AHEAD_OF_CHOOSERS),
+        ("cp", "p", AHEAD),
+    ],
+)
+def test_how_far_grants_run_ahead_goes_by_who_chooses(
+    files: str, quiet: str, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``files``: complete ones and parts, two want each; ``quiet``: of which they have nothing to ask for."""
+    monkeypatch.setattr(Granting, "_lead", lambda self, rate, beyond: beyond)
+    granting = World(8).granting
+    monkeypatch.setattr(granting, "_driver", Deaf())
+    for file in files:
+        granting.offer(file, 8, PIECE, None if file == "c" else Bitfield(8))
+        for name in ("a", "b"):
+            granting.want(file + name, file, 1, 0.0)
+    wanting = granting._clients()
+    for client in wanting:
+        client.quiet = str(client.file.key) in quiet
+    assert granting._goal(wanting) == ahead
+
+
+class Deaf:
+    """A driver that does nothing."""
+
+    def grant(self, *args: object, **options: object) -> None: ...
+
+    def send(self, *args: object) -> None: ...

@@ -320,16 +320,20 @@ def test_those_who_send_are_told_how_much_may_be_under_way(rig: Rig) -> None:
     assert len(told[2].said) == said
 
 
-@pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """What was said of this process's turns; the system lets it."""
-    said: list[bool] = []
+BEFORE = 1_400_000
 
-    def take(*, long: bool) -> int:
-        said.append(long)
-        return 1
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """What was said of turns: None to have long ones, or what they were before; the system lets it."""
+    said: list[int | None] = []
+
+    def take() -> int:
+        said.append(None)
+        return BEFORE
 
     monkeypatch.setattr("p2pd.net.turns.take", take)
+    monkeypatch.setattr("p2pd.net.turns.give_back", said.append)
     return said
 
 
@@ -347,42 +351,48 @@ def _moves(one: Fake, count: int) -> None:
     one.moved += count
 
 
-def test_in_a_crowd_turns_are_long(rig: Rig, turns: list[bool]) -> None:
+def test_in_a_crowd_turns_are_long(rig: Rig, turns: list[int | None]) -> None:
     connections = [rig.connection() for _ in range(MANY)]
     crowded(rig, connections[:-1], 4)
     assert turns == [], "one less is none"
     crowded(rig, connections, 10)
-    assert turns == [True], "that is said once"
+    assert turns == [None], "that is said once"
     crowded(rig, connections[:-1], 3)
-    assert turns == [True], "others may be back in a moment"
+    assert turns == [None], "others may be back in a moment"
     crowded(rig, connections[:-1], 3)
-    assert turns == [True, False]
+    assert turns == [None, BEFORE]
 
 
-def test_when_nothing_comes_any_more_turns_are_the_usual_ones_again(rig: Rig, turns: list[bool]) -> None:
+def test_when_nothing_comes_any_more_turns_are_the_usual_ones_again(
+    rig: Rig, turns: list[int | None]
+) -> None:
     connections = [rig.connection() for _ in range(MANY)]
     crowded(rig, connections, 10)
-    assert turns == [True]
+    assert turns == [None]
     rig.reactor.advance(5 * WINDOW)
-    assert turns == [True, False]
+    assert turns == [None, BEFORE]
     assert not rig.reactor.getDelayedCalls()
 
 
 def test_turns_that_could_not_be_changed_are_not_changed_back(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[bool] = []
-
-    def take(*, long: bool) -> int:
-        said.append(long)
-        return 0
-
-    monkeypatch.setattr("p2pd.net.turns.take", take)
+    said: list[int | None] = []
+    monkeypatch.setattr("p2pd.net.turns.take", lambda: said.append(None))
+    monkeypatch.setattr("p2pd.net.turns.give_back", said.append)
     connections = [rig.connection() for _ in range(MANY)]
     for _ in range(2):
         crowded(rig, connections, 10)
         rig.reactor.advance(5 * WINDOW)
-    assert said == [True, True]
+    assert said == [None, None]
+
+
+def test_who_stops_has_the_usual_turns_again(rig: Rig, turns: list[int | None]) -> None:
+    crowded(rig, [rig.connection() for _ in range(MANY)], 10)
+    for work in rig.reactor.at_the_end:
+        work()
+    assert turns == [None, BEFORE]
+    assert not rig.reactor.getDelayedCalls()
 
 
 def test_who_comes_in_a_pause_waits_for_its_end_too(rig: Rig) -> None:

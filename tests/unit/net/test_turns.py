@@ -1,106 +1,216 @@
-"""How long turns are: of all threads, taken back, nothing where the system or somebody else wants it so."""
+"""How long turns are: of the thread that asks, taken back, and as they were where others chose them."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
-import subprocess
-import sys
+import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from p2pd.net import turns
+from p2pd.share.cache import ManifestCache
+from p2pd.share.hashers import HashPool
+from p2pd.share.paths import ShareRoot
+
+LONG = round(turns.LONG * 1e9)
+T = TypeVar("T")
 
 
-@pytest.fixture
-def other() -> Iterator[int]:
-    """A thread that does nothing; its number."""
-    end, begun = threading.Event(), threading.Event()
+def known() -> bool:
+    """Whether this system has turns that a thread may choose."""
+    with contextlib.suppress(OSError):
+        return bool(turns.attributes().runtime)
+    return False
+
+
+needs_turns = pytest.mark.skipif(not known(), reason="needs Linux 6.12 on a machine whose numbers are known")
+
+
+def in_thread(work: Callable[[], T]) -> T:
+    """What ``work`` gives in a thread of its own, which has the usual turns and policy at first."""
+    found: list[T | BaseException] = []
 
     def run() -> None:
-        begun.set()
-        end.wait()
+        try:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            turns.give_back()
+            found.append(work())
+        except BaseException as error:
+            found.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert begun.wait(30)
-    assert thread.native_id is not None
-    yield thread.native_id
-    end.set()
     thread.join()
-    turns.take(long=False)
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    (result,) = found
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
-def slice_of(thread: int) -> int:
-    """Nanoseconds of its turns."""
-    return int(turns.attributes(thread).runtime)
+def slice_now() -> int:
+    """Nanoseconds of the turns of the thread that asks."""
+    return int(turns.attributes().runtime)
 
 
-def test_all_threads_have_long_turns_until_they_have_the_usual_ones(other: int) -> None:
-    usual = slice_of(0)
-    # Threads of other tests may end meanwhile.
-    assert turns.take(long=True) >= 2
-    for thread in (0, other):
-        assert os.sched_getscheduler(thread) == os.SCHED_BATCH
-        assert slice_of(thread) in (usual, round(turns.LONG * 1e9)), (
-            "a system before Linux 6.12 has one for all"
-        )
-    assert turns.take(long=True) == 0, "they have them"
-    assert turns.take(long=False) >= 2
-    for thread in (0, other):
-        assert os.sched_getscheduler(thread) == os.SCHED_OTHER
-        assert slice_of(thread) == usual
-    assert turns.take(long=False) == 0
+def set_slice(nanoseconds: int) -> None:
+    """As somebody else would."""
+    has = turns.attributes()
+    turns._set(has, nanoseconds)
 
 
-def test_what_somebody_else_set_stays(other: int) -> None:
-    for policy in (os.SCHED_IDLE, os.SCHED_BATCH):
-        os.sched_setscheduler(other, policy, os.sched_param(0))
-        turns.take(long=True)
-        assert os.sched_getscheduler(other) == policy
-        assert os.sched_getscheduler(0) == os.SCHED_BATCH
-        if policy == os.SCHED_IDLE:
-            turns.take(long=False)
-            assert os.sched_getscheduler(other) == policy
-            turns.take(long=False)
+@needs_turns
+def test_turns_are_long_until_they_are_the_usual_ones_again() -> None:
+    def work() -> None:
+        usual, nice = slice_now(), os.getpriority(os.PRIO_PROCESS, 0)
+        assert turns.take() == usual
+        assert slice_now() == LONG
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+        assert turns.take() is None, "it has them"
+        assert turns.give_back(usual)
+        assert slice_now() == usual
+        assert not turns.give_back(usual), "it has not got them"
+        assert os.getpriority(os.PRIO_PROCESS, 0) == nice
+
+    in_thread(work)
 
 
-def test_its_priority_stays() -> None:
-    code = """
-import os
-from p2pd.net import turns
-os.nice(7)
-assert turns.take(long=True) == 1
-assert os.getpriority(os.PRIO_PROCESS, 0) == 7
-assert turns.take(long=False) == 1
-assert os.getpriority(os.PRIO_PROCESS, 0) == 7
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+@needs_turns
+def test_only_the_thread_that_asks_has_them() -> None:
+    usual = in_thread(slice_now)
+    asked, looked = threading.Event(), threading.Event()
+
+    def run() -> None:
+        turns.take()
+        asked.set()
+        looked.wait(30)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert asked.wait(30)
+    assert in_thread(slice_now) == usual
+    looked.set()
+    thread.join()
 
 
-@pytest.mark.parametrize("refuses", ["set", "get", "machine", "proc"])
+@needs_turns
+def test_a_length_that_somebody_else_chose_comes_back() -> None:
+    def work() -> None:
+        set_slice(1_000_000)
+        before = turns.take()
+        assert before == 1_000_000
+        assert turns.give_back(before)
+        assert slice_now() == 1_000_000
+
+    in_thread(work)
+
+
+@needs_turns
+def test_longer_ones_that_somebody_else_chose_stay() -> None:
+    def work() -> None:
+        set_slice(2 * LONG)
+        assert turns.take() is None
+        assert not turns.give_back()
+        assert slice_now() == 2 * LONG
+
+    in_thread(work)
+
+
+@needs_turns
+def test_what_somebody_else_chose_meanwhile_stays() -> None:
+    def work() -> None:
+        before = turns.take()
+        assert before is not None
+        set_slice(5_000_000)
+        assert not turns.give_back(before)
+        assert slice_now() == 5_000_000
+
+    in_thread(work)
+
+
+@pytest.mark.parametrize("policy", [os.SCHED_IDLE, os.SCHED_BATCH])
+def test_another_policy_stays(policy: int) -> None:
+    def work() -> None:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+        assert turns.take() is None
+        assert not turns.give_back()
+        assert os.sched_getscheduler(0) == policy
+
+    in_thread(work)
+
+
+@needs_turns
+@pytest.mark.parametrize("policy", [os.SCHED_IDLE, os.SCHED_BATCH])
+def test_another_policy_that_was_set_meanwhile_stays(policy: int) -> None:
+    def work() -> None:
+        before = turns.take()
+        assert before is not None
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+        turns.give_back(before)
+        assert os.sched_getscheduler(0) == policy
+
+    in_thread(work)
+
+
+@needs_turns
+def test_hashing_has_the_usual_turns_though_it_was_started_by_who_has_long_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = in_thread(slice_now)
+    seen: list[int] = []
+    real = turns.give_back
+
+    def give_back(before: int = 0) -> bool:
+        done = real(before)
+        seen.append(slice_now())
+        return done
+
+    def work() -> None:
+        turns.take()
+        monkeypatch.setattr(turns, "give_back", give_back)
+        pool = HashPool(root, cache, lambda jobs: None)
+        pool._start()
+        pool.stop(30)
+        monkeypatch.setattr(turns, "give_back", real)
+
+    root, cache = ShareRoot.open(str(tmp_path)), ManifestCache(str(tmp_path / "cache.db"))
+    in_thread(work)
+    cache.close()
+    root.close()
+    assert seen == [usual] * 3
+
+
+@pytest.mark.parametrize("refuses", ["set", "get", "machine", "old"])
 def test_where_the_system_does_not_let_us_nothing_happens(
     refuses: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    numbers = turns.NUMBERS.get(platform.machine())
     if refuses == "machine":
         monkeypatch.setattr("platform.machine", lambda: "vax")
-    elif refuses == "proc":
-        monkeypatch.setattr("os.listdir", lambda _: os.stat("/proc/self/no/such"))
+    elif numbers is None:
+        pytest.skip("there is nothing to be refused here")
     else:
-        real = turns._LIBC.syscall
-        put, _ = turns.NUMBERS[os.uname().machine]
+        real, put = turns._LIBC.syscall, numbers[0]
 
         class Libc:
             @staticmethod
             def syscall(number: int, *args: object) -> int:
+                if refuses == "old":  # before Linux 6.12 there is no length
+                    assert number != put
+                    done = int(real(number, *args))
+                    ctypes.cast(args[1], ctypes.POINTER(turns.Attributes)).contents.runtime = 0  # type: ignore[arg-type]
+                    return done
                 return -1 if (number == put) == (refuses == "set") else int(real(number, *args))
 
         monkeypatch.setattr(turns, "_LIBC", Libc)
-    try:
-        expected = 1 if refuses == "proc" else 0  # without /proc it is the one thread that asks
-        assert turns.take(long=True) == expected
-        assert os.sched_getscheduler(0) == (os.SCHED_BATCH if expected else os.SCHED_OTHER)
-    finally:
-        turns.take(long=False)
+
+    def work() -> None:
+        assert turns.take() is None
+        assert not turns.give_back()
+
+    in_thread(work)

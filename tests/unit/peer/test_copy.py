@@ -45,6 +45,7 @@ def test_a_range_is_looked_at_in_steps_and_at_its_end(disk: Disk, copy: Copy) ->
 def test_what_would_have_to_be_read_from_the_disk_is_not_in_memory(disk: Disk, copy: Copy) -> None:
     disk.error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
     assert not copy.in_memory(0, 1)
+    assert not copy.in_memory(0, 1), "it is looked at again"
     disk.error = None
     assert copy.in_memory(0, 1)
 
