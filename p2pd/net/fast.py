@@ -91,8 +91,7 @@ class _Turn:
     def add(self, connection: _Fast) -> None:
         self._waiting.append(connection)
         if len(self._waiting) == 1:
-            later: Any = self._reactor()
-            later.callLater(0, self._end)
+            rounds_of(self._reactor()).soon(self._end, last=True)
 
     def _end(self) -> None:
         waiting, self._waiting = self._waiting, []

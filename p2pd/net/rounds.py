@@ -26,12 +26,16 @@ IN, OUT = select.EPOLLIN, select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
 EACH = 16 * 1024
 """Bytes, in and out, that a round is to find for each connection that is in use,"""
+ALL = 160 * 1024
+"""or for all of them, where they are few,"""
 BUSIEST = 128 * 1024
 """and for the busiest one at most: what waits for it in the kernel is not to run out meanwhile."""
 IN_USE = 4 * 1024
 """A connection is in use that moves so many bytes in a window;"""
-MANY = 6
+MANY = 3
 """so many have to be,"""
+CROWD = 6
+"""a crowd are so many,"""
 BULK = 1024 * 1024
 """and move so many bytes per second: with less they wait for each other's messages, not for the link."""
 LEAST = 0.005
@@ -44,6 +48,8 @@ LONG = 0.02
 """A pause of so many seconds is told of before."""
 BUSY = 1.0
 """Seconds for which it has to go on before there are pauses: at first each message is waited for."""
+PASSES = 8
+"""What is called after a look may want calls itself: after so many passes the reactor's turn comes first."""
 
 log = Logger("p2pd.net")
 
@@ -79,7 +85,7 @@ class Pause:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.crowd = False
-        """Many were in use in the last window, and found little each."""
+        """A crowd was in use in the last window."""
         self._window = float("-inf")
         self._busy_since = float("inf")
 
@@ -93,11 +99,12 @@ class Pause:
         self._window = now
         used = sum(1 for each in moved if each >= IN_USE)
         total = sum(moved)
-        self.crowd = not (used < MANY or span > 4 * WINDOW or total < BULK * span)
-        if not self.crowd:
+        busy = used >= MANY and span <= 4 * WINDOW and total >= BULK * span
+        self.crowd = busy and used >= CROWD
+        if not busy:
             self._busy_since, self.seconds = now, 0.0
         elif now - self._busy_since >= BUSY:
-            pause = min(EACH * used * span / total, BUSIEST * span / max(moved), MOST)
+            pause = min(max(EACH * used, ALL) * span / total, BUSIEST * span / max(moved), MOST)
             self.seconds = pause if pause >= LEAST else 0.0
 
 
@@ -115,6 +122,9 @@ class Rounds:
         self._limited: set[Connection] = set()
         self._next: Any = None  # the call that ends a pause
         self._told: list[Callable[[], None]] = []
+        self._after: list[Callable[[], object]] = []  # to be called when the look is over
+        self._last: list[Callable[[], object]] = []  # and when that is done
+        self._inside = False  # a look or what comes after it is under way
         self._turns_before: int | None = None
         self._calm: Any = None  # the call that ends that
         reactor.addSystemEventTrigger("during", "shutdown", self._end)
@@ -131,6 +141,16 @@ class Rounds:
         """The reverse of :meth:`tell`."""
         if call in self._told:
             self._told.remove(call)
+
+    def soon(self, call: Callable[[], object], *, last: bool = False) -> None:
+        """Have ``call`` called when all that was ready has been handled, with ``last`` after the others.
+
+        Where no look is under way, that is in the reactor's next turn. A turn for each call costs as much
+        as the calls do.
+        """
+        if not (self._inside or self._after or self._last):
+            self._reactor.callLater(0, self._finish)
+        (self._last if last else self._after).append(call)
 
     def change(self, connection: Connection, before: int, after: int) -> None:
         """It waits for other events than before; 0: for none."""
@@ -164,10 +184,13 @@ class Rounds:
 
     def doRead(self) -> None:
         """Some connection is ready."""
-        self._look()
-        if self._pause.seconds and self._all:
-            self._reactor.removeReader(self)
-            self._wait()
+        try:
+            self._look()
+            if self._pause.seconds and self._all:
+                self._reactor.removeReader(self)
+                self._wait()
+        finally:
+            self._finish()  # that is part of the pause, which would be longer otherwise
 
     def _go_on(self) -> None:
         found = True
@@ -179,6 +202,7 @@ class Rounds:
                 self._wait()
             elif self._all:
                 self._reactor.addReader(self)
+            self._finish()
 
     def _wait(self) -> None:
         self._next = self._reactor.callLater(self._pause.seconds, self._go_on)
@@ -190,6 +214,7 @@ class Rounds:
 
     def _look(self) -> bool:
         events = self._epoll.poll(0, max(len(self._all), 1))
+        self._inside = True
         for number, event in events:
             connection = self._all.get(number)
             if connection is not None:  # what came before may have ended it
@@ -199,6 +224,23 @@ class Rounds:
         if self._pause.due(now):
             self._measure(now)
         return bool(events)
+
+    def _finish(self) -> None:
+        self._inside = True
+        for _ in range(PASSES):
+            calls, self._after = self._after, []
+            if not calls:
+                calls, self._last = self._last, []
+            if not calls:
+                break
+            for call in calls:
+                try:
+                    call()
+                except Exception:
+                    log.failure("after a look")
+        self._inside = False
+        if self._after or self._last:
+            self._reactor.callLater(0, self._finish)
 
     def _measure(self, now: float) -> None:
         used, self._used = self._used, {}

@@ -109,7 +109,7 @@ class PeerService(service.Service):
         self.writer = Writer(reactor.callFromThread, reactor.callLater)
         self.budgets = Budgets()
         self.granting = Granting(
-            Counter(), later=lambda work: reactor.callLater(0, self._tick, lambda now: work())
+            Counter(), later=lambda work: rounds_of(reactor).soon(lambda: self._tick(lambda now: work()))
         )
         self.up, self.down = Limit(reactor), Limit(reactor)
         self._set_limits(config.run_time)

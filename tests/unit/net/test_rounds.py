@@ -16,9 +16,11 @@ from twisted.python.failure import Failure
 
 from p2pd.net import windows
 from p2pd.net.rounds import (
+    ALL,
     BULK,
     BUSIEST,
     BUSY,
+    CROWD,
     EACH,
     IN,
     IN_USE,
@@ -26,6 +28,7 @@ from p2pd.net.rounds import (
     MANY,
     MOST,
     OUT,
+    PASSES,
     WINDOW,
     Pause,
     Rounds,
@@ -67,6 +70,16 @@ def test_the_busiest_has_not_to_wait_for_those_that_say_little() -> None:
     for step in range(20, 40):
         pause.measured(step * WINDOW, [int(busy * WINDOW), *[IN_USE - 1] * 60])
     assert pause.seconds == 0, "they are not in use"
+
+
+@pytest.mark.parametrize("used", [MANY, CROWD])
+def test_where_few_are_in_use_a_round_finds_more_for_each(used: int) -> None:
+    pause = Pause()
+    rate = ALL / 0.03
+    measured(pause, 0.0, BUSY, used=used, rate=rate)
+    assert pause.seconds == pytest.approx(min(0.03, BUSIEST * used / rate), rel=0.01)
+    assert EACH * used < ALL
+    assert pause.crowd == (used == CROWD)
 
 
 @pytest.mark.parametrize(("used", "rate"), [(1, 2e6), (MANY - 1, 2e6), (10, BULK * 0.9), (40, 2e4)])
@@ -211,6 +224,83 @@ def test_whoever_is_ready_has_its_turn(rig: Rig) -> None:
     assert two.heard == ["room", b"b"], "it is looked at again without a pause"
 
 
+def test_what_is_wanted_soon_is_done_when_all_that_was_ready_is(rig: Rig) -> None:
+    one, two = rig.connection(), rig.connection()
+    done: list[object] = []
+
+    def first() -> None:
+        done.append(("first", len(one.heard), len(two.heard)))
+        rig.rounds.soon(lambda: done.append("its own"))
+
+    def reads() -> None:
+        rig.rounds.soon(lambda: done.append("last"), last=True)
+        rig.rounds.soon(first)
+
+    for each in (one, two):
+        each.reads = reads
+        each.other.send(b"a")
+    rig.look()
+    one_of_each = ("first", 1, 1)
+    assert done == [one_of_each, one_of_each, "its own", "its own", "last", "last"]
+    assert not rig.reactor.getDelayedCalls()
+
+
+def test_what_is_wanted_soon_outside_a_look_is_done_in_the_next_turn(rig: Rig) -> None:
+    done: list[object] = []
+    rig.rounds.soon(lambda: done.append("last"), last=True)
+    rig.rounds.soon(lambda: done.append("first"))
+    assert done == []
+    assert len(rig.reactor.getDelayedCalls()) == 1
+    rig.reactor.advance(0)
+    assert done == ["first", "last"]
+    rig.rounds.soon(lambda: done.append("again"))
+    rig.reactor.advance(0)
+    assert done[2:] == ["again"]
+
+
+def test_what_is_wanted_soon_at_the_end_of_a_pause_is_done_then(rig: Rig) -> None:
+    one = rig.connection()
+    done: list[str] = []
+    pause = rig.busy()
+    one.other.send(b"a")
+    rig.look()
+    one.reads = lambda: rig.rounds.soon(lambda: done.append("soon"))
+    one.other.send(b"b")
+    rig.reactor.advance(pause * 1.1)
+    assert done == ["soon"]
+    assert len(rig.reactor.getDelayedCalls()) == 1, "the next pause"
+
+
+def test_a_fault_after_a_look_costs_nobody_else(rig: Rig) -> None:
+    done: list[object] = []
+    rig.rounds.soon(lambda: 1 / 0)
+    rig.rounds.soon(lambda: done.append("next"))
+    rig.reactor.advance(0)
+    rig.rounds.soon(lambda: done.append("later"))
+    rig.reactor.advance(0)
+    assert done == ["next", "later"]
+
+
+def test_what_goes_on_for_ever_lets_the_reactor_turn(rig: Rig) -> None:
+    one = rig.connection()
+    times = 0
+
+    def again() -> None:
+        nonlocal times
+        times += 1
+        if times < 3 * PASSES:
+            rig.rounds.soon(again)
+
+    one.reads = partial(rig.rounds.soon, again)
+    one.other.send(b"a")
+    rig.look()
+    assert times == PASSES
+    assert len(rig.reactor.getDelayedCalls()) == 1
+    rig.reactor.advance(0)
+    assert times == 3 * PASSES
+    assert not rig.reactor.getDelayedCalls()
+
+
 def test_in_a_pause_it_waits_in_the_kernel(rig: Rig) -> None:
     one = rig.connection()
     pause = rig.busy()
@@ -344,7 +434,8 @@ def crowded(rig: Rig, connections: list[Fake], windows: int, each: int = int(BUL
             one.reads = partial(_moves, one, each)
             one.other.send(b"a")
         rig.look()
-        rig.reactor.advance(WINDOW)
+        rig.reactor.advance(MOST)  # if there is a pause, this ends it
+        rig.reactor.advance(WINDOW - MOST)
 
 
 def _moves(one: Fake, count: int) -> None:
@@ -352,21 +443,21 @@ def _moves(one: Fake, count: int) -> None:
 
 
 def test_in_a_crowd_turns_are_long(rig: Rig, turns: list[int | None]) -> None:
-    connections = [rig.connection() for _ in range(MANY)]
+    connections = [rig.connection() for _ in range(CROWD)]
     crowded(rig, connections[:-1], 4)
     assert turns == [], "one less is none"
     crowded(rig, connections, 10)
     assert turns == [None], "that is said once"
-    crowded(rig, connections[:-1], 3)
+    crowded(rig, connections[:-1], 2)
     assert turns == [None], "others may be back in a moment"
-    crowded(rig, connections[:-1], 3)
+    crowded(rig, connections[:-1], 2)
     assert turns == [None, BEFORE]
 
 
 def test_when_nothing_comes_any_more_turns_are_the_usual_ones_again(
     rig: Rig, turns: list[int | None]
 ) -> None:
-    connections = [rig.connection() for _ in range(MANY)]
+    connections = [rig.connection() for _ in range(CROWD)]
     crowded(rig, connections, 10)
     assert turns == [None]
     rig.reactor.advance(5 * WINDOW)
@@ -380,7 +471,7 @@ def test_turns_that_could_not_be_changed_are_not_changed_back(
     said: list[int | None] = []
     monkeypatch.setattr("p2pd.net.turns.take", lambda: said.append(None))
     monkeypatch.setattr("p2pd.net.turns.give_back", said.append)
-    connections = [rig.connection() for _ in range(MANY)]
+    connections = [rig.connection() for _ in range(CROWD)]
     for _ in range(2):
         crowded(rig, connections, 10)
         rig.reactor.advance(5 * WINDOW)
@@ -388,7 +479,7 @@ def test_turns_that_could_not_be_changed_are_not_changed_back(
 
 
 def test_who_stops_has_the_usual_turns_again(rig: Rig, turns: list[int | None]) -> None:
-    crowded(rig, [rig.connection() for _ in range(MANY)], 10)
+    crowded(rig, [rig.connection() for _ in range(CROWD)], 10)
     for work in rig.reactor.at_the_end:
         work()
     assert turns == [None, BEFORE]
