@@ -118,7 +118,8 @@ class Asking:
             self._asked[peer] = _Asked(here[peer], now)
             self._offers.asked(peer, here[peer].name, now)
         # Of very many not all are asked, but they are before nobody is said to have it.
-        self._offers.unasked = bool(new or pending or not found) and len(here) > len(self._asked)
+        strangers = any(peer not in self._asked for peer in here)
+        self._offers.to_be_asked(strangers and bool(new or pending or not found), now)
         due = []
         for peer, info in here.items():
             asked = self._asked.get(peer)

@@ -64,7 +64,7 @@ class Choosing:
             self._asked_again[peer.id] += 1
             return Verdict.ASK_AGAIN if self._asked_again[peer.id] <= ASK_AGAIN else Verdict.IGNORE
         late = self.offers.closed(now)
-        self.offers.have(peer.id, offer, now)
+        self.offers.have(peer.id, offer, now, wanted=self.wanted in (None, offer.file_id))
         self.offering[peer.id] = (source, offer, have)
         if late or not self.contested:
             return Verdict.USE if self.wanted in (None, offer.file_id) else Verdict.IGNORE

@@ -41,17 +41,23 @@ class Offers:
         self.roster_known = False
         """Set once it is known who is there to be asked."""
         self.unasked = False
-        """Set while there are more of them than were asked so far, and they will be."""
+        """True while there are more of them than were asked so far, and they will be."""
+
+    def to_be_asked(self, more: bool, now: float) -> None:
+        """Those of this moment were asked; ``more``: others will be. The last ones have their time, too."""
+        if more or self.unasked:
+            self._began = now
+        self.unasked = more
 
     def asked(self, peer: PeerId, name: str, now: float) -> None:
         """A peer is being asked (again): its earlier answer is void."""
         self._answers[peer] = _Answer(name, progress=now)
 
-    def have(self, peer: PeerId, offer: Offer, now: float) -> None:
-        """`have`."""
+    def have(self, peer: PeerId, offer: Offer, now: float, *, wanted: bool = True) -> None:
+        """`have`; not ``wanted`` where it is of another content than the one asked for."""
         answer = self._answers.setdefault(peer, _Answer("?"))
         answer.state, answer.offer = "have", offer
-        if self._first is None:
+        if self._first is None and wanted:
             self._first = now
 
     def not_have(self, peer: PeerId) -> None:
@@ -130,10 +136,7 @@ class Offers:
         if self._first is not None:
             # Who hashes it (anew, at our piece size) is waited for: it may be another content.
             return now - self._first >= AFTER_FIRST and not waiting
-        began = self._began
-        if self.unasked:  # not all at once: each has his time
-            began = max([began, *(a.progress for a in self._answers.values())])
-        return now - began >= WITHOUT and not waiting
+        return now - self._began >= WITHOUT and not waiting
 
     def _longest_hashing(self) -> float:
         """Seconds that hashing may take of a holder who is not to keep a file from its name for ever.

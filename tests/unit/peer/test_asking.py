@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
 from p2pd.errors import UnreachableError
-from p2pd.fetch.neighbours import FIRST, PATIENCE, SETTLED, SWAP, WANTED, Neighbours
+from p2pd.fetch.neighbours import ALL_BELOW, FIRST, PATIENCE, SETTLED, SWAP, WANTED, Neighbours
 from p2pd.model import FileId, Offer, PeerId, PeerInfo
 from p2pd.peer.asking import SILENT, Asking
 from p2pd.peer.offers import WITHOUT, Offers
@@ -131,6 +131,43 @@ def test_all_are_asked_before_nobody_has_it_though_those_asked_seek_it_too() -> 
             assert not many.offers.closed(now + PATIENCE / 2)
         now += PATIENCE
     assert now > WITHOUT
+
+
+@pytest.mark.parametrize("silent", [0, 120])
+def test_who_is_asked_last_has_his_time_too(silent: int) -> None:
+    many = Many(200)
+    many.offers.roster_known = True
+    never = sorted(many.others)[:silent]
+    now = 0.0
+    while len(many.asked) < 200:
+        before = many.asked
+        many.asking.sweep(now)
+        assert not many.offers.closed(now), f"{len(many.asked - before)} were asked this moment"
+        if len(many.asked) < 200:
+            for peer in (many.asked - before).difference(never):
+                many.asking.not_have(many.others[peer])  # type: ignore[arg-type]
+                many.others[peer].asks = True
+            assert not many.offers.closed(now)
+        now += 0.1
+    assert now > WITHOUT
+    many.asking.sweep(now)
+    assert not many.offers.closed(now - 0.1 + WITHOUT * 0.9)
+    many.asking.sweep(now - 0.1 + WITHOUT * 0.9)
+    assert many.offers.closed(now + WITHOUT)
+
+
+def test_those_who_went_while_they_are_dialled_do_not_count_for_others_who_were_not_asked() -> None:
+    many = Many(130)
+    many.offers.roster_known = True
+    for step in range(5):
+        many.sweep_in_vain(step * PATIENCE)
+        for peer in many.asked:
+            many.others[peer].asks = True
+    here = [other.info for peer, other in many.others.items() if peer not in sorted(many.asked)[:75]]
+    assert ALL_BELOW < len(here) < len(many.asked)
+    many.active = lambda: here  # type: ignore[method-assign]
+    many.asking.sweep(4.5 * PATIENCE)
+    assert not many.offers.closed(4.5 * PATIENCE)
 
 
 def test_who_does_not_answer_keeps_nobody_from_being_asked() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import attrs
 
 from p2pd.model import FileId, Offer, PeerId
+from p2pd.peer.bans import Bans
+from p2pd.peer.choosing import Choosing, Verdict
 from p2pd.peer.offers import AFTER_FIRST, WITHOUT, Offers
 
 A, B, C = PeerId("a" * 32), PeerId("b" * 32), PeerId("c" * 32)
@@ -32,6 +37,18 @@ def test_they_close_a_second_after_the_first_one() -> None:
     made = offers(A, B)
     made.have(A, ONE, 2.0)
     assert not made.closed(2.0 + AFTER_FIRST - 0.01)
+    assert made.closed(2.0 + AFTER_FIRST)
+
+
+def test_another_content_than_the_one_that_was_asked_for_hurries_nobody() -> None:
+    made = offers(A, B)
+    other = SimpleNamespace(id=A, name="a", host="h", port=1)
+    source: Any = SimpleNamespace(link=SimpleNamespace(other=other))
+    choosing = Choosing(made, Bans(10.0), TWO.file_id, settled=False)
+    assert choosing.judge(source, ONE, None, 0.1) is Verdict.IGNORE
+    assert not made.closed(0.1 + AFTER_FIRST), "the other one may have it"
+    assert choosing.judge(source, TWO, None, 2.0) is Verdict.USE
+    assert not made.closed(2.0 + AFTER_FIRST * 0.9)
     assert made.closed(2.0 + AFTER_FIRST)
 
 
