@@ -236,7 +236,7 @@ class Rounds:
             for call in calls:
                 try:
                     call()
-                except Exception:
+                except BaseException:  # whatever it is, as the reactor does
                     log.failure("after a look")
         self._inside = False
         if self._after or self._last:

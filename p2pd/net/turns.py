@@ -3,7 +3,8 @@
 In a crowd each daemon of a machine has a little to do all the time. If it is interrupted by each of the
 others that is woken, it goes on with cold caches; if it finishes what it began, it has them once.
 Since Linux 6.12 each thread may say how long its turns are to be (sched_setattr(2), `sched_runtime`); it
-gets no larger part of the processor by that. Threads that it starts meanwhile have such turns, too.
+gets no larger part of the processor by that. Threads that it starts meanwhile have such
+turns, too, until they give them back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import ctypes
 import errno
 import os
 import platform
+from collections.abc import Callable
+from typing import TypeVar
 
 LONG = 0.03
 """Seconds of a long turn: more than a round takes."""
@@ -21,6 +24,7 @@ NUMBERS = {
     "s390x": (345, 346),
 }  # fmt: skip
 """Of the system calls sched_setattr and sched_getattr, on the machines that we know them of."""
+T = TypeVar("T")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -66,6 +70,12 @@ def give_back(before: int = 0) -> bool:
     except OSError:
         return False
     return True
+
+
+def usual(work: Callable[[], T]) -> T:
+    """Do ``work`` with the usual turns: who started this thread may have long ones, and it has them, too."""
+    give_back()
+    return work()
 
 
 def attributes() -> Attributes:

@@ -25,6 +25,7 @@ from p2pd.fetch.granting import Granting
 from p2pd.fetch.probing import OwnLink
 from p2pd.fetch.transfer import TICK
 from p2pd.model import PeerId, PeerInfo, TransferId, is_peer_id
+from p2pd.net import turns
 from p2pd.net.addresses import resolve
 from p2pd.net.fast import FastPort
 from p2pd.net.limits import Limit
@@ -273,7 +274,7 @@ class PeerService(service.Service):
 
     def in_thread(self, work: Callable[[], T]) -> Deferred[T]:
         """Run blocking work in the reactor's thread pool."""
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), turns.usual, work)
 
     def listed(self) -> Mapping[PeerId, PeerInfo]:
         """Whom the manager lists; nobody while it is away, when others may know less than we."""

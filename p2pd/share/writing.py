@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from p2pd.errors import StorageError
+from p2pd.net import turns
 
 LIMIT = 8 * 1024 * 1024
 """Bytes that may wait to be written; with more, who brings them is not read until there is room."""
@@ -130,7 +131,7 @@ class Writer:
             return
         items, self._gathered, self._gathered_bytes = self._gathered, [], 0
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="writer")
+            thread = threading.Thread(target=turns.usual, args=(self._run,), name="writer")
             try:
                 thread.start()
             except RuntimeError:  # no thread to be had: slowly is better than not at all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -274,6 +275,7 @@ def test_what_is_wanted_soon_at_the_end_of_a_pause_is_done_then(rig: Rig) -> Non
 def test_a_fault_after_a_look_costs_nobody_else(rig: Rig) -> None:
     done: list[object] = []
     rig.rounds.soon(lambda: 1 / 0)
+    rig.rounds.soon(sys.exit)
     rig.rounds.soon(lambda: done.append("next"))
     rig.reactor.advance(0)
     rig.rounds.soon(lambda: done.append("later"))

@@ -9,14 +9,19 @@ import platform
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
+from twisted.python.threadpool import ThreadPool
 
 from p2pd.net import turns
+from p2pd.peer import tap
+from p2pd.peer.service import PeerService
 from p2pd.share.cache import ManifestCache
 from p2pd.share.hashers import HashPool
 from p2pd.share.paths import ShareRoot
+from p2pd.share.writing import Writer
+from tests.unit.net.test_rounds import Reactor
 
 LONG = round(turns.LONG * 1e9)
 T = TypeVar("T")
@@ -183,6 +188,37 @@ def test_hashing_has_the_usual_turns_though_it_was_started_by_who_has_long_ones(
     cache.close()
     root.close()
     assert seen == [usual] * 3
+
+
+@needs_turns
+def test_threads_of_the_pool_and_the_writer_have_the_usual_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = in_thread(slice_now)
+    seen: list[int] = []
+
+    monkeypatch.setattr(Writer, "_run", lambda self: seen.append(slice_now()))
+    options = tap.Options()
+    options.parseOptions(["--port", "0", "--dir", str(tmp_path), "--no-manager"])
+    reactor: Any = Reactor()
+    reactor.callFromThread = lambda work: work()
+    pool = ThreadPool(1, 1)
+    reactor.getThreadPool = lambda: pool
+    service = PeerService(reactor, options.config())
+
+    def work() -> None:
+        turns.take()
+        service.writer._gathered = [None]  # type: ignore[list-item]
+        service.writer.flush()
+        assert service.writer._thread is not None
+        service.writer._thread.join(30)
+        pool.start()
+        service.in_thread(lambda: seen.append(slice_now()))
+        pool.stop()
+        assert slice_now() == LONG, "who starts them keeps his own"
+
+    in_thread(work)
+    assert seen == [usual, usual]
 
 
 @pytest.mark.parametrize("refuses", ["set", "get", "machine", "old"])
